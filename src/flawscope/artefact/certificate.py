@@ -85,8 +85,8 @@ class Certificate:
     def passed(self) -> bool:
         """Whether all scores agree within the tolerance, and a router mistakes no product.
 
-        If they do, decisions in fp32 agree, too, except near the threshold. False if no score was compared,
-        or if a map value is not finite.
+        In fp32, scores within the tolerance give the same decisions, except near the threshold. False if no
+        score was compared, or if a map value is not finite.
         """
         has_compared_scores = len(self.ties) < self.pictures  # the scores of ties are not compared
         if not has_compared_scores or self.mistaken:
@@ -99,14 +99,15 @@ class Certificate:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         pictures = pluralize(self.pictures, "picture")
-        decisions = f"{pictures} decided as by the trained model"
+        decided = f"{pictures} decided as by the trained model"
         if self.decisions:
-            decisions = f"{self.decisions} of {pictures} decided otherwise than by the trained model"
+            decided = f"{self.decisions} of {pictures} decided otherwise than by the trained model"
         mistakes = ""
         if self.mistaken is not None:
-            mistakes = f", {pluralize(self.mistaken, 'product') if self.mistaken else 'no product'} mistaken"
+            products = pluralize(self.mistaken, "product") if self.mistaken else "no product"
+            mistakes = f", {products} mistaken"
         text = (
-            f"{self.runtime}, {self.precision}: {decisions}{mistakes}; "
+            f"{self.runtime}, {self.precision}: {decided}{mistakes}; "
             f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("
             f"{self.unit}; {self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
             f"in batches of {batches}; scores may differ by {self.tolerance:g}"
@@ -124,7 +125,7 @@ class Certificate:
         """Read a certificate from the fields that `to_dict` returned.
 
         Raises:
-            KeyError: `data` is not a certificate. TypeError and ValueError likewise.
+            KeyError, TypeError, ValueError: `data` is not a certificate.
         """
         if data["precision"] not in PRECISIONS:
             raise ValueError(data["precision"])
@@ -160,7 +161,7 @@ def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:
     """Read the certificates from a model's facts; empty where the model was not exported.
 
     Raises:
-        KeyError: A certificate is damaged. TypeError and ValueError likewise.
+        KeyError, TypeError, ValueError: A certificate is damaged.
     """
     return [Certificate.from_dict(facts[key]) for key in CERTIFICATE_KEYS if key in facts]
 
@@ -197,21 +198,22 @@ def certify(
     is_clear = _clear_decisions(scores, calibration)
     largest = np.zeros(4)  # of scores absolute and relative, of maps absolute and relative
     changed_pictures: set[int] = set()
-    for batch in BATCH_SIZES:
-        for start in range(0, count, batch):
-            rows = np.arange(start, start + batch) % count
-            session_scores, session_maps = session.run(np.ascontiguousarray(images[rows]))
+    for batch_size in BATCH_SIZES:
+        for start in range(0, count, batch_size):
+            numbers = np.arange(start, start + batch_size) % count  # of the pictures in the batch
+            session_scores, session_maps = session.run(np.ascontiguousarray(images[numbers]))
             session_maps = session_maps[:, ::stride, ::stride]
-            map_errors = (0.0, 0.0) if maps is None else _max_errors(session_maps, maps[rows])
-            is_compared = ~ties[rows]  # from here on only scores are compared, those of ties are left out
-            rows = rows[is_compared]
+            map_errors = (0.0, 0.0) if maps is None else _max_errors(session_maps, maps[numbers])
+            # the scores of ties are not compared
+            is_compared = ~ties[numbers]
+            numbers = numbers[is_compared]
             session_scores = session_scores[is_compared]
-            score_errors = (
-                _score_errors(session_scores, scores[rows], calibration) if len(rows) else (0.0, 0.0)
-            )
+            score_errors = (0.0, 0.0)
+            if len(numbers):
+                score_errors = _score_errors(session_scores, scores[numbers], calibration)
             largest = np.maximum(largest, (*score_errors, *map_errors))
-            differs = calibration.is_anomalous(session_scores) != decisions[rows]
-            changed_pictures |= set(rows[differs & is_clear[rows]].tolist())
+            differs = calibration.is_anomalous(session_scores) != decisions[numbers]
+            changed_pictures |= set(numbers[differs & is_clear[numbers]].tolist())
     score_absolute, score_relative, map_absolute, map_relative = map(float, largest)
     if calibration.precision != "fp32":
         score_relative = score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold)
@@ -245,17 +247,17 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
         )
     images = unpack_images(samples)
     maps = artefact.tensors.get("sample_maps")
-    misfit = InputError("the model's sample pictures do not fit its manifest: fit anew")
+    misfit_error = InputError("the model's sample pictures do not fit its manifest: fit anew")
     try:
         scores = np.array([sample["score"] for sample in manifest.samples], np.float64)
     except (KeyError, TypeError, ValueError):
-        raise misfit from None
+        raise misfit_error from None
     height, width = session.size
     maps_shape = (len(images), math.ceil(height / MAP_STRIDE), math.ceil(width / MAP_STRIDE))
     if images.shape != (len(scores), 3, height, width):
-        raise misfit
+        raise misfit_error
     if maps is not None and maps.shape != maps_shape:
-        raise misfit
+        raise misfit_error
     return certify(
         session,
         images,
@@ -296,16 +298,17 @@ def certify_reduced(
     The two models are compared on the N pictures that the reduced precision is calibrated on.
 
     Args:
-        consistency: Certificate that compares the reduced precision's answers in batches with its answers to
-            single pictures. Its differences count where they are larger.
+        consistency: Certificate of the reduced precision, whose answers to batches were compared with those
+            to single pictures. Where its differences are larger, they are kept.
         calibration: Calibration of the trained model.
         scores: Scores in the reduced precision and of the trained model, each `[N]`.
         maxima: Maxima of the maps in the reduced precision and of the trained model, each `[N]`.
         decisions: Number of pictures that the two models decide differently.
     """
-    # of each pair of errors only the absolute one
-    score_absolute = max(_max_errors(*scores)[0], consistency.score_absolute)
-    map_absolute = max(_max_errors(*maxima)[0], consistency.map_absolute)
+    score_error, _ = _max_errors(*scores)
+    map_error, _ = _max_errors(*maxima)
+    score_absolute = max(score_error, consistency.score_absolute)
+    map_absolute = max(map_error, consistency.map_absolute)
     return replace(
         consistency,
         pictures=len(scores[0]),
@@ -330,7 +333,8 @@ def difference_scales(
 ) -> NDArray[np.float64]:
     """Return the scale [N] that each difference of scores is divided by, as float64.
 
-    It is max(threshold, expected score) - median of `values`, with the lower bound of `median_to_threshold`.
+    It is the distance from the median of `values` to the expected score, and at least the distance from the
+    median to the threshold (`median_to_threshold`).
 
     Args:
         values: Scores of good pictures.
@@ -356,15 +360,17 @@ def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) ->
     """
     threshold = calibration.score_threshold
     lowest = min(calibration.scores)
-    # farther below the lowest good score than the threshold lies above that score
+    # farther below the lowest good score than the threshold lies above it:
+    # expected < lowest - (threshold - lowest)
     is_low = np.asarray(expected < 2 * lowest - threshold)
     absolute, relative = 0.0, 0.0
     if not is_low.all():
         absolute, relative = _max_errors(scores[~is_low], expected[~is_low])
     if is_low.any():
-        largest, _ = _max_errors(scores[is_low], expected[is_low])
-        absolute = max(absolute, largest)
-        relative = max(relative, 0.01 * largest / float(threshold - expected[is_low].max()))
+        low_error, _ = _max_errors(scores[is_low], expected[is_low])
+        shortest_way = float(threshold - expected[is_low].max())  # from a low score to the threshold
+        absolute = max(absolute, low_error)
+        relative = max(relative, 0.01 * low_error / shortest_way)
     return absolute, relative
 
 
@@ -374,6 +380,7 @@ def _max_errors(values: Scores, expected: Scores) -> tuple[float, float]:
     The relative difference is a share of the expected value, or of 1 where that is smaller.
     """
     expected = np.asarray(expected, np.float64)
+    # posinf: `nan_to_num` would replace it by a finite number
     differences = np.nan_to_num(np.abs(values.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
     relative = differences / np.maximum(np.abs(expected), 1.0)
     return float(differences.max()), float(relative.max())

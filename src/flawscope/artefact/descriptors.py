@@ -39,11 +39,11 @@ class ProductDescriptors:
 
     def __post_init__(self) -> None:
         """Raise an InputError where the descriptors do not fit each other."""
-        for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
-            has_types = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
+        for vectors, groups in ((self.good, self.groups), (self.defective, self.carriers)):
+            has_types = vectors.dtype == np.float32 and vectors.ndim == 2 and groups.dtype == np.int32
             is_valid = (
                 has_types
-                and numbers.shape == vectors.shape[:1]
+                and groups.shape == vectors.shape[:1]
                 and vectors.shape[1] == self.good.shape[1]
                 and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)  # False for NaN, too
             )
@@ -101,7 +101,7 @@ class DescriptorModel:
         """Build the network from the parts that a file stores.
 
         Args:
-            about: Settings of the network and its preprocessing, an entry of the file's document.
+            about: Entry of the file's document with the settings of the network and of its preprocessing.
             tensors: Tensors of the network.
             known: Descriptors by product.
             samples: Packed pictures by product.

@@ -24,6 +24,7 @@ def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
     Args:
         facts: Facts of a model of one product, or of the views of one product.
     """
+    # ONE is the key of a model's only product
     parts = facts.known_parts().get(ONE)
     if parts is not None:
         return parts.is_found

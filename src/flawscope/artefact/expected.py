@@ -102,8 +102,8 @@ class ExpectedPictures:
             appearance = appearance.widen([appearance.shifts(row.measured) for row in further_rows])
         if sizes:
             sizes = extreme_sizes([*sizes, *_sizes(further_rows)])
-        scale = None if self.other_sizes(further_rows) else self.mm_per_pixel
-        return replace(self, appearance=appearance, sizes=sizes, mm_per_pixel=scale)
+        mm_per_pixel = None if self.other_sizes(further_rows) else self.mm_per_pixel
+        return replace(self, appearance=appearance, sizes=sizes, mm_per_pixel=mm_per_pixel)
 
     def with_views(self, looks: Looks) -> ExpectedPictures:
         """Return the record with new looks of views; unchanged where the pictures are too few."""

@@ -75,7 +75,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: Path of the file.
-        durable: Whether to wait until the content is on the disk; for the file's name, `sync_folder` does it.
+        durable: Whether to wait until the content is on the disk; `sync_folder` waits for the file's name.
 
     Raises:
         OSError: The file cannot be written.
@@ -154,8 +154,8 @@ def check_replaceable(path: Path) -> None:
     """
     try:
         path.rename(path)  # fails on Windows where replacing the file would fail
-        writable_path = path if os.name == "nt" else path.parent
-        if not os.access(writable_path, os.W_OK):
+        changed_path = path if os.name == "nt" else path.parent  # elsewhere only the folder is changed
+        if not os.access(changed_path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (FileNotFoundError, NotADirectoryError):
         pass
@@ -209,7 +209,7 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise InputError(f"{path} is a folder: name a model file")
-        if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
+        if not stat.S_ISREG(mode):  # opening a pipe could wait forever
             raise InputError(f"{path} is not an ordinary file: name a model file")
         file = open(path, "rb")  # noqa: SIM115 - closed below
     except FileNotFoundError:

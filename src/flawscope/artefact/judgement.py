@@ -152,7 +152,8 @@ class Judgement:
         """Join the judgements of the models of several views.
 
         Args:
-            judgements: Judgement of each view's model, on the pictures of that view. All have the same `how`.
+            judgements: Judgements, one of each view's model on the pictures of that view. All of the next
+                models were made in the same way (`how`).
         """
         joined_judgement = judgements[0]
         for judgement in judgements[1:]:
@@ -161,7 +162,10 @@ class Judgement:
 
     def _joined_with(self, other: Judgement) -> Judgement:
         """Return one judgement on the pictures of this and another judgement."""
-        joined_lists = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
+        joined_lists = {}
+        for name in PICTURE_LISTS:
+            pictures = {*getattr(self, name), *getattr(other, name)}
+            joined_lists[name] = sorted(pictures)
         simulated_counts = [
             judgement.simulated for judgement in (self, other) if judgement.simulated is not None
         ]

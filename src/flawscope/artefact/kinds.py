@@ -54,7 +54,7 @@ class Kinds:
         kinds = ", ".join(f"{name} ({count})" for name, count in zip(self.names, self.counts, strict=True))
         remedy = ""
         if self.effective_error > self.error:
-            examples_needed = math.ceil(2 / self.error) - 1
+            examples_needed = math.ceil(2 / self.error) - 1  # the fewest n with 2/(n + 1) <= error
             remedy = f"; {self.error:.1%} takes {examples_needed} examples in all"
         return (
             f"{kinds}: an answer lacks the true kind at most {self.effective_error:.1%} of the time, over "
@@ -62,7 +62,7 @@ class Kinds:
         )
 
     def describe_left_out(self) -> str:
-        """Return a line with the answers for the examples; each was left out when its kinds were learnt."""
+        """Return a line with the answers for the examples, each by kinds learnt without this example."""
         # a row for each kind; columns: the kinds, then "several kinds" and "something new"
         total = sum(map(sum, self.confusion))
         right = sum(row[k] for k, row in enumerate(self.confusion))
@@ -88,7 +88,7 @@ class Kinds:
         """Read the fields that `to_dict` returned.
 
         Raises:
-            KeyError: The fields are damaged. TypeError and ValueError likewise.
+            KeyError, TypeError, ValueError: The fields are damaged.
         """
         rows, width = map(int, data["shape"])
         kinds = cls(

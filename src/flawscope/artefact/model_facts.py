@@ -128,8 +128,8 @@ class ModelFacts:
         """Check that at least one good part has pictures of all views, after a new calibration of some views.
 
         Args:
-            new: By view, the names of the good pictures that it is newly calibrated on. Views that are not
-                among the keys keep the pictures of their calibration.
+            new: Names of the good pictures that a view is newly calibrated on, by view. A view that is not
+                among the keys keeps the pictures of its calibration.
 
         Raises:
             InputError: No part would have pictures of all views, or names of pictures state no part.
@@ -186,13 +186,13 @@ class ModelFacts:
         """Return the good parts in the calibration pictures of all views."""
         views = list[View]()
         scores = list[float]()
-        is_drawn = list[bool]()
+        drawn = list[bool]()
         for view, manifest in self.manifests.items():
             rows = counted(manifest.pictures)
             views += [View(pattern.parse_part(row.name), view) for row in rows]
             scores += ranking_scores(rows)
-            is_drawn += [row.drawn for row in rows]
-        calibration = PartCalibration.from_views(views, scores, self.rate, is_drawn)
+            drawn += [row.drawn for row in rows]
+        calibration = PartCalibration.from_views(views, scores, self.rate, drawn=drawn)
         return KnownParts(calibration, pattern.parse)
 
     # ---- all models together

@@ -139,8 +139,8 @@ class Manifest:
     def accepted(self) -> Manifest:
         """Return the manifest with its open questions turned into notes."""
         facts = {key: value for key, value in self.facts.items() if key not in (QUESTIONS, ASKED_CALL)}
-        notes = (*self.notes, *(f"accepted: {line}" for line in self.questions))
-        return replace(self, facts=facts, notes=notes)
+        accepted_questions = tuple(f"accepted: {line}" for line in self.questions)
+        return replace(self, facts=facts, notes=(*self.notes, *accepted_questions))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document for a file.
@@ -511,8 +511,7 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     """Parse a header, and compare its hashes.
 
     Raises:
-        ValueError: It is not the header of a model. KeyError, TypeError, AttributeError and RecursionError
-            likewise.
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: It is not the header of a model.
     """
     header = json.loads(raw)
     metadata_entry = header.pop("__metadata__")  # the entries of the tensors remain in `header`
@@ -524,7 +523,7 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     is_altered = _header_hash(document_text, header) != metadata_entry.get("header_sha256")
     run_text = metadata_entry.pop(RUN_KEY, "{}")
     is_altered |= hashlib.sha256(run_text.encode()).hexdigest() != metadata_entry.pop("run_sha256", None)
-    # a further or missing key
+    # those of the run are popped above; of the other keys none may be added or missing
     is_altered |= metadata_entry.keys() != {METADATA_KEY, "sha256", "header_sha256"}
     return _StoredHeader(
         data=document,
@@ -570,10 +569,11 @@ def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
 def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.float32]:
     """Pack images into integers if no value changes by that.
 
-    A value k/255 becomes k, and a value -1 - k/255 of padding becomes -1 - k.
+    Values are in 0..1; a value v of a pixel of padding is given as -1 - v. So k/255 becomes the integer k,
+    and in padding -1 - k/255 becomes -1 - k.
 
     Args:
-        images: Images of any shape, in 0..1. A pixel of padding with the value v is stored as -1 - v.
+        images: Images of any shape.
 
     Returns:
         The packed images: uint8, or int16 if any pixel is padding. Images that cannot be packed without loss
@@ -597,5 +597,6 @@ def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
     if packed.dtype != np.int16:
         return packed.astype(np.float32, copy=False)
     is_padding = packed < 0
-    images = np.where(is_padding, -1 - packed, packed).astype(np.float32) / np.float32(255)
-    return np.where(is_padding, -1 - images, images)
+    levels = np.where(is_padding, -1 - packed, packed)
+    values = levels.astype(np.float32) / np.float32(255)
+    return np.where(is_padding, -1 - values, values)

@@ -82,8 +82,8 @@ def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) ->
     """
     counted_rows = counted(rows)
     views = pattern.parse_all(row.name for row in counted_rows)
-    is_drawn = [row.drawn for row in counted_rows]
-    calibration = PartCalibration.from_views(views, ranking_scores(counted_rows), rate, is_drawn)
+    drawn = [row.drawn for row in counted_rows]
+    calibration = PartCalibration.from_views(views, ranking_scores(counted_rows), rate, drawn=drawn)
     return KnownParts(calibration, pattern.parse)
 
 

@@ -141,7 +141,7 @@ def promise_of(model: Manifest | ModelFacts) -> Promise:
     part_count = part_calibration.complete_count
     return Promise(
         text=part_calibration.promise(),
-        is_made=part_count > 1,
+        is_made=part_count > 1,  # as in `PartCalibration.promise`
         wanted=part_calibration.rate,
         rate=part_calibration.expected_rate,
         calibrated=part_count,
@@ -182,7 +182,7 @@ def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
         "calibrated": promise.calibrated,
         "missing": promise.missing,
         "wanted_rate": promise.wanted,
-        # without a promise all pictures may show one part: then more parts are needed, not more pictures
+        # without a promise all pictures may be of one part, so that parts are missing, and not pictures
         "of_parts": promise.of_parts or not promise.is_made,
         "several": any(manifest.preprocess.several is not None for manifest in facts.manifests.values()),
     }
@@ -197,7 +197,8 @@ def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
         )
     if promise.rate > rate + _ROUNDING:
         remedy = "choose that"
-        missing = promise.describe_missing()  # empty where pictures that were counted wrong are in the way
+        # empty if there are enough pictures, and only those that were counted wrong stand in the way
+        missing = promise.describe_missing()
         if missing:
             remedy += f", or learn from {missing}"
         raise InputError(
@@ -209,7 +210,7 @@ def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
 
 def _round_up(percent: float) -> float:
     """Return a percentage rounded up to two significant digits, so that an advised rate is supported."""
-    decimals = 1 - math.floor(math.log10(percent))
+    decimals = 1 - math.floor(math.log10(percent))  # that leave two significant digits
     scale = 10.0**decimals
     return math.ceil(percent * scale - 1e-6) / scale  # 1e-6: a number that has two digits stays unchanged
 
@@ -252,7 +253,7 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
 
 
 def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
-    """Return by size the numbers of simulated defects, [found, all], summed over all models.
+    """Return the numbers of simulated defects, [found, all], by size and summed over all models.
 
     Empty if a model was not tried, or was tried with too few defects of a size.
     """
@@ -263,8 +264,8 @@ def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
             return {}
         for size in defects.scores:
             found_count, count = defects.count_found(size)
-            earlier_found, earlier_count = counts_by_size.get(size, [0, 0])
-            counts_by_size[size] = [earlier_found + found_count, earlier_count + count]
+            found_sum, count_sum = counts_by_size.get(size, [0, 0])
+            counts_by_size[size] = [found_sum + found_count, count_sum + count]
     return counts_by_size
 
 

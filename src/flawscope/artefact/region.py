@@ -19,12 +19,13 @@ def stored_region(model: Artefact) -> RoiSource | None:
         return None
     preprocess = model.manifest.preprocess.whole
     height, width = preprocess.network_size
-    # the network's view is cut out of the middle of the frame, and rounded as that crop rounds
+    # the network's view is cut out of the middle of the frame; + 1 rounds as that crop does
     frame_height, frame_width = preprocess.size
     top = (frame_height - height + 1) // 2
     left = (frame_width - width + 1) // 2
     mask = np.zeros(preprocess.size, dtype=np.bool_)
     mask[top : top + height, left : left + width] = region
+    # a frame that is neither aligned nor corrected is the scaled picture itself
     if preprocess.reference is None and not preprocess.corrections:
         return mask
     return FrameRegion(mask, preprocess.reference)

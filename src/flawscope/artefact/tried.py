@@ -18,7 +18,7 @@ from flawscope.types import Json
 TRIED = "tried"  # key of a model's facts
 TRYING = "trying"  # first word of the stages of a search's progress
 NO_TIME = "no time"  # `Trial.note` of a setting for whose end the time was too short
-EQUAL = 1e-3  # share of a score by which the scores of two pictures may differ that show the same
+HIDDEN_CHANGE = 1e-3  # share of a score; a defect that changes the score by no more is hidden
 
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
@@ -53,7 +53,7 @@ def auroc_on_carriers(
         carriers: Indices [M] in `good` of the pictures that carry the defects.
     """
     carrier_scores = good[carriers]
-    is_hidden = defective - carrier_scores <= EQUAL * np.abs(carrier_scores)
+    is_hidden = defective - carrier_scores <= HIDDEN_CHANGE * np.abs(carrier_scores)
     defect_scores = np.where(is_hidden, -np.inf, defective)
     scores_on_all_pictures = np.maximum(defect_scores[:, None], good)  # [M, N]
     return auroc(good, scores_on_all_pictures.ravel())
@@ -111,8 +111,8 @@ class Trial:
     def beside(self, other: Trial) -> tuple[float, ...]:
         """Estimate the `figures` that the setting would have had in all rounds of another trial.
 
-        An estimate is the other trial's figure over all its rounds, plus the difference of the two trials'
-        figures (this less the other) in the rounds that both were tried in. Empty if there are none.
+        An estimate is the other trial's figure over all its rounds, changed by as much as this trial's figure
+        differs from it in the rounds that both were tried in. Empty if no round was tried in both.
         """
         shared_rounds = min(self.rounds, other.rounds)
         if not shared_rounds:
@@ -145,7 +145,7 @@ class Trial:
         name = self.flags or "as given"
         if not self.rounds:
             duration = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
-            empty_cells = [""] * (5 if has_given else 3)
+            empty_cells = [""] * (5 if has_given else 3)  # of all columns between the name and the last
             return name, *empty_cells, f"{self.note}{duration}"
         counts = [self.false_alarms, self.found_given, self.found]
         false_alarms, found_given, found = (f"{count} of {total}" if total else "" for count, total in counts)
@@ -230,7 +230,7 @@ class Choice:
         has_given = any(trial.given for trial in self.trials)
         chosen = self._chosen_trial()
         rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
-        rows += [trial.cells(has_given, chosen or trial) for trial in self.shown()]
+        rows += [trial.cells(has_given, chosen=chosen or trial) for trial in self.shown()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []
         for row in rows:

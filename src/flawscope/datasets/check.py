@@ -133,17 +133,17 @@ class CheckReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text for people."""
-        text = [f"{self.category} ({self.layout} layout) in {self.root}"]
+        lines = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, count in self.counts:
             purpose = f"{SPLIT_WORDS[split]:<15} " if len(splits) > 1 else ""
-            text.append(f"  {purpose}{kind:<20} {count:>6}")
+            lines.append(f"  {purpose}{kind:<20} {count:>6}")
         if self.sizes:
             modes = ", ".join(f"{mode} ({count})" for mode, count in self.modes)
-            text.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
-            text.append(f"  pixels: {modes}")
+            lines.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
+            lines.append(f"  pixels: {modes}")
         totals = ", ".join(pluralize(count, severity) for severity, count in self.totals.items() if count)
-        return [*text, *self.finding_lines(), totals or "nothing found"]
+        return [*lines, *self.finding_lines(), totals or "nothing found"]
 
     def finding_lines(self) -> list[str]:
         """Return the findings as lines for people, then the remarks.
@@ -151,7 +151,7 @@ class CheckReport:
         For each code, the first `MAX_SHOWN` findings are spelt out, and the others are counted. For a code of
         near-duplicates with more findings than that, only the first is spelt out.
         """
-        text = list[str]()
+        lines = list[str]()
         groups = dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
             if finding.code not in BY_REMARKS:
@@ -159,11 +159,11 @@ class CheckReport:
         for (severity, code), group in groups.items():
             has_many_near_duplicates = code.startswith("nearly") and len(group) > MAX_SHOWN
             line_count = 1 if has_many_near_duplicates else MAX_SHOWN
-            text += [finding.line() for finding in group[:line_count]]
+            lines += [finding.line() for finding in group[:line_count]]
             if len(group) > line_count:
-                text.append(f"{severity}: {code}: {len(group) - line_count} more of these; --json lists all")
-        text += [f"note: {line}" for line in self.remarks]
-        return text
+                lines.append(f"{severity}: {code}: {len(group) - line_count} more of these; --json lists all")
+        lines += [f"note: {remark}" for remark in self.remarks]
+        return lines
 
 
 def _form_document(form: ReadForm) -> Json:
@@ -202,15 +202,15 @@ def check(
     findings = [finding for picture in pictures for finding in picture.faults]
     findings += _blank_pictures(dataset, readable)
     findings += exact_copies(dataset, readable)
-    parts = None
+    units = None
     if near:
-        near_findings, parts = near_duplicate_findings(dataset, readable, group)
+        near_findings, units = near_duplicate_findings(dataset, readable, group)
         findings += near_findings
     findings += _mixed_findings(dataset, readable, sizes, modes)
     findings += _size_reduction(sizes)
-    findings += _set_findings(dataset)
+    findings += _dataset_findings(dataset)
     # without a search for near-duplicates, each picture counts as a part
-    part_numbers = range(len(dataset.train)) if parts is None else parts.numbers
+    part_numbers = range(len(dataset.train)) if units is None else units.numbers
     findings += _too_few_pictures(part_numbers)
     findings.sort(key=_finding_order)
     counted_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
@@ -223,7 +223,7 @@ def check(
         modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
         forms=tuple(_forms(pictures)),
-        remarks=() if parts is None else tuple(parts.remarks),
+        remarks=() if units is None else tuple(units.remarks),
     )
 
 
@@ -232,7 +232,7 @@ def _finding_order(finding: Finding) -> tuple[object, ...]:
     return SEVERITIES.index(finding.severity), finding.code, natural_key(finding.subject)
 
 
-def _set_findings(dataset: Dataset) -> Iterator[Finding]:
+def _dataset_findings(dataset: Dataset) -> Iterator[Finding]:
     """Yield findings on labels, names and files, for which no picture is read."""
     if dataset.truth:
         yield from _label_faults(dataset, dataset.truth)
@@ -252,7 +252,7 @@ def _size_reduction(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
     remark = reduction_remark([(height, width) for width, height in sizes.elements()])
     if remark:
         message, remedy = remark
-        yield Finding("note", "reduced", ".", message, remedy)
+        yield Finding("note", "reduced", subject=".", message=message, remedy=remedy)
 
 
 def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
@@ -273,12 +273,12 @@ def _forms(pictures: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
     items_by_form: dict[tuple[str, str], list[Item]] = {}
     for picture in pictures:
         if picture.digest:  # empty where the picture could not be read
-            pixels = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
+            file_format = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
             marks = describe_marks(picture.item)
-            items_by_form.setdefault((pixels, marks), []).append(picture.item)
-    forms = [
-        ReadForm(pixels, marks, items[0], len(items)) for (pixels, marks), items in items_by_form.items()
-    ]
+            items_by_form.setdefault((file_format, marks), []).append(picture.item)
+    forms = []
+    for (file_format, marks), items in items_by_form.items():
+        forms.append(ReadForm(pixels=file_format, marks=marks, item=items[0], pictures=len(items)))
     yield from sorted(forms, key=lambda form: form.pictures, reverse=True)
 
 
@@ -295,7 +295,12 @@ def _sizes_text(sizes: Sequence[tuple[int, int, int]], limit: int) -> str:
 
 def _by_frequency(counts: Counter[_T]) -> list[tuple[_T, int]]:
     """Return values with their counts, most frequent first; equally frequent values are sorted."""
-    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+
+    def order(entry: tuple[_T, int]) -> tuple[int, _T]:
+        value, count = entry
+        return -count, value
+
+    return sorted(counts.items(), key=order)
 
 
 # ------------------------------------------------------------------------------------- one picture at a time
@@ -303,9 +308,11 @@ def _by_frequency(counts: Counter[_T]) -> list[tuple[_T, int]]:
 
 def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[CheckedPicture]:
     """Yield the facts of each picture, in the order of the splits; two threads read the pictures."""
-    # the split of each of `items`
-    splits = [split for split, items in dataset.splits.items() for _ in items]
-    items = [item for items in dataset.splits.values() for item in items]
+    splits: list[str] = []  # the split of each of `items`
+    items: list[Item] = []
+    for split, split_items in dataset.splits.items():
+        splits += [split] * len(split_items)
+        items += split_items
     with ThreadPoolExecutor(2) as pool:
         try:
             pictures = pool.map(partial(_check_picture, dataset), splits, items)
@@ -323,9 +330,8 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     If the picture cannot be read, this fault is the only one, and there are no facts.
     """
     subject = dataset.relative(item.path)
-    channels = ""
     try:
-        picture, channels = first_group(item.path)
+        picture, channels = first_group(item.path)  # `channels` describes more than usual, in words
     except (InputError, OSError, MemoryError) as error:
         return CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
@@ -341,7 +347,9 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     mode = "" if is_plain else pixel_format(picture)
     if channels and not is_plain:
         mode += f" ({channels})"
-    return CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
+    return CheckedPicture(
+        split, item, size, mode, digest=pixel_hash(picture), look=look, faults=tuple(faults)
+    )
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
@@ -355,25 +363,25 @@ def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Findin
     """
     if isinstance(error, PermissionError):
         return Finding("error", code, subject, str(error.strerror), "give this user the rights to it")
-    _, _, message = one_line_message(error).rpartition(f"{path}: ")
-    reason, _, remedy = message.partition("; ")
+    _, _, reason_and_remedy = one_line_message(error).rpartition(f"{path}: ")
+    reason, _, remedy = reason_and_remedy.partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 
 
 def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterator[Finding]:
     """Yield the faults of a picture's masks; `size` is the picture's (width, height)."""
     is_marked = False
-    for path in item.masks:
-        subject = dataset.relative(path)
+    for mask_source in item.masks:  # a mask's file, or labels in a file
+        subject = dataset.relative(mask_source)
         try:
-            mask = read_any_mask(path)
+            mask = read_any_mask(mask_source)
         except (InputError, OSError, MemoryError) as error:
-            yield _unreadable("mask-unreadable", subject, Path(path), error)
+            yield _unreadable("mask-unreadable", subject, Path(mask_source), error)
             return
         height, width = mask.shape
         if (width, height) != size:
             yield _mask_size(subject, size=(width, height), picture_size=size)
-        elif doubt := turn_doubt(item.path, [path], mask.shape):
+        elif doubt := turn_doubt(item.path, [mask_source], mask.shape):
             yield Finding("warning", "mask-turned", subject, f"its picture {doubt}", "store it upright")
         is_marked = is_marked or bool(mask.any())
         if message := marks_most(mask):
@@ -389,10 +397,10 @@ def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int
     """Return the finding of a mask that has another size (width, height) than its picture."""
     width, height = size
     picture_width, picture_height = picture_size
-    # width / height of the mask and of the picture, both multiplied by both heights: whole numbers
-    ratio = width * picture_height
-    picture_ratio = picture_width * height
-    is_other_shape = abs(ratio - picture_ratio) > MAX_RATIO_DIFFERENCE * picture_ratio
+    # width / height of the mask and of the picture; both are multiplied by both heights, to be whole numbers
+    scaled_ratio = width * picture_height
+    scaled_picture_ratio = picture_width * height
+    is_other_shape = abs(scaled_ratio - scaled_picture_ratio) > MAX_RATIO_DIFFERENCE * scaled_picture_ratio
     shape = ", and another shape" if is_other_shape else ""
     message = f"the mask has {width}x{height} pixels, its picture {picture_width}x{picture_height}{shape}"
     severity = "error" if is_other_shape else "warning"
@@ -427,18 +435,15 @@ def _mixed_findings(
         message = f"{len(sizes)} picture sizes: {_sizes_text(ranked_sizes, limit=4)}"
         remedy = "use one camera setting, or expect other scores"
         others = tuple(map(dataset.relative, other_paths))
-        yield Finding("warning", "mixed-sizes", ".", message, remedy, others)
+        yield Finding("warning", "mixed-sizes", subject=".", message=message, remedy=remedy, others=others)
     if len(modes) > 1:
         mode_counts = ", ".join(f"{mode} ({count})" for mode, count in _by_frequency(modes))
         message = f"different kinds of pixels: {mode_counts}"
-        yield Finding("warning", "mixed-modes", ".", message, "store all alike")
+        yield Finding("warning", "mixed-modes", subject=".", message=message, remedy="store all alike")
 
 
 def _blank_pictures(dataset: Dataset, pictures: Sequence[CheckedPicture]) -> Iterator[Finding]:
-    """Yield findings of good pictures that show nothing in comparison with the others.
-
-    `fit` has a remark on them, too.
-    """
+    """Yield findings of good pictures that show nothing in comparison with the others."""
     good = [picture for picture in pictures if picture.split == "train" and picture.look is not None]
     for number in find_blank_pictures([picture.look for picture in good]):
         picture = good[number]
@@ -455,7 +460,8 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
         reasons = count_reasons(item.unmarked for item in bad if item.left_out)  # of unusable marks
         message = "no masks of the defects: there will be figures per picture, none per pixel"
         message += f" ({reasons})" if reasons else ""
-        yield Finding("note", "no-masks", ".", message, "add ground_truth/KIND/NAME_mask.png to have them")
+        remedy = "add ground_truth/KIND/NAME_mask.png to have them"
+        yield Finding("note", "no-masks", subject=".", message=message, remedy=remedy)
         return
     remedy = "add the mask, or pixel figures leave it out"
     for item in bad:
@@ -491,22 +497,24 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
     """Yield the finding that some defects are marked by boxes."""
     masks = [mask for item in dataset.test for mask in item.masks]
-    boxes = sum(mask.boxes for mask in masks if isinstance(mask, PictureLabels))
-    if boxes:
-        message = f"{boxes} of the marked places {'are boxes' if boxes > 1 else 'is a box'}, not outlined"
+    box_count = sum(mask.boxes for mask in masks if isinstance(mask, PictureLabels))
+    if box_count:
+        are_boxes = "are boxes" if box_count > 1 else "is a box"
+        message = f"{box_count} of the marked places {are_boxes}, not outlined"
         remedy = "outline the defects; until then pixel figures measure boxes"
-        yield Finding("note", "boxes", ".", message, remedy)
+        yield Finding("note", "boxes", subject=".", message=message, remedy=remedy)
 
 
 def _form_finding(dataset: Dataset, form: str, summary: FormSummary) -> Finding:
     """Return the finding on the label files of one form: how many marks were read, and how many left out."""
-    files, kinds = summary.files, summary.kinds
+    files = summary.files
+    mark_counts = summary.kinds  # by kind
     subject = dataset.relative(files[0]) if len(files) == 1 else "."
     message = (
-        f"{pluralize(len(files), 'file')} of {form}: {pluralize(kinds.total(), 'mark')} in "
+        f"{pluralize(len(files), 'file')} of {form}: {pluralize(mark_counts.total(), 'mark')} in "
         f"{pluralize(summary.pictures, 'picture')}"
     )
-    if kind_counts := _count_words(kinds):
+    if kind_counts := _count_words(mark_counts):
         message += f" ({kind_counts})"
     if picture_labels := _count_words(summary.about):
         message += f"; of whole pictures: {picture_labels}"
@@ -523,7 +531,7 @@ def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]
     """Yield a finding on files that might be labels but have no known form, one for each suffix."""
     names_by_suffix: dict[str, list[str]] = {}
     for path in truth.labels.of_no_form:
-        if path.name != SATURATION_FILE:
+        if path.name != SATURATION_FILE:  # a file of MVTec LOCO that is not meant as labels
             names_by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
     for suffix, names in names_by_suffix.items():
         more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
@@ -561,7 +569,8 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
     """Yield the finding of training pictures that the user calls good, but names or lists do not."""
-    if dataset.reviewed or not dataset.drawn_split:  # a data set with its own split has no such pictures
+    # the user says what is good only of data without a split of its own, and not of a review
+    if dataset.reviewed or not dataset.drawn_split:
         return
     label_files = dataset.truth.labels if dataset.truth else None
     training_pictures = [item.path for item in dataset.train]
@@ -593,17 +602,19 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
         else:
             unknown_files.setdefault((dataset.relative(path.parent), suffix), []).append(path)
     for (folder, suffix), paths in unknown_files.items():
-        kind = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
-        message = f"{pluralize(len(paths), 'file')} {kind}: {join_names([path.name for path in paths])}"
-        file_kind = OTHER_FILES.get(suffix)
+        reason = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
+        message = f"{pluralize(len(paths), 'file')} {reason}: {join_names([path.name for path in paths])}"
+        known_kind = OTHER_FILES.get(suffix)
         remedy = "convert pictures to PNG or JPEG"
-        if file_kind:
-            remedy = file_kind.remedy.format(file_kind.several)
+        if known_kind:
+            remedy = known_kind.remedy.format(known_kind.several)
         others = tuple(map(dataset.relative, paths))
         yield Finding("warning", "unknown-format", folder, message, remedy, others)
     if companions:
         message = f"{pluralize(len(companions), 'file')} beside the pictures: {join_names(companions)}"
-        yield Finding("note", "beside", ".", message, "they are not looked at", tuple(companions))
+        remedy = "they are not looked at"
+        others = tuple(companions)
+        yield Finding("note", "beside", subject=".", message=message, remedy=remedy, others=others)
 
 
 def _files_used(dataset: Dataset) -> set[Path]:
@@ -616,19 +627,21 @@ def _files_used(dataset: Dataset) -> set[Path]:
     return used
 
 
-def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
+def _too_few_pictures(part_numbers: Sequence[int]) -> Iterator[Finding]:
     """Yield a finding if there are too few parts to learn from.
 
     Args:
-        numbers: For each good picture the number of its part.
+        part_numbers: Number of the part of each good picture.
     """
-    part_count = len({*numbers})
+    picture_count = len(part_numbers)
+    part_count = len({*part_numbers})
     if part_count < PICTURES_FOR_5_PERCENT:
-        limit = f"no false-alarm rate below {1 / (part_count + 1):.1%}"
-        of_parts = f" of {pluralize(part_count, 'part')}" if part_count < len(numbers) else ""
-        message = f"only {pluralize(len(numbers), 'picture')}{of_parts} to learn from: {limit}"
+        lowest_rate = 1 / (part_count + 1)  # that many parts can support
+        limit = f"no false-alarm rate below {lowest_rate:.1%}"
+        of_parts = f" of {pluralize(part_count, 'part')}" if part_count < picture_count else ""
+        message = f"only {pluralize(picture_count, 'picture')}{of_parts} to learn from: {limit}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
-        yield Finding("note", "few", ".", message, remedy)
+        yield Finding("note", "few", subject=".", message=message, remedy=remedy)
 
 
 def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
@@ -640,12 +653,13 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
     message = "no test pictures"
     remedy = "without them nothing can be evaluated"
     if has_good or has_defects:
-        message = f"no {'good' if has_defects else 'defective'} test pictures"
+        missing_class = "good" if has_defects else "defective"
+        message = f"no {missing_class} test pictures"
     elif dataset.layout == "folder":
         good, bad = _folder_names(dataset)
         message = "only good pictures"
         remedy = f"to evaluate, put defects into a folder `{bad}` beside `{good}`"
-    yield Finding("note", "no-test", ".", message, remedy)
+    yield Finding("note", "no-test", subject=".", message=message, remedy=remedy)
 
 
 def _folder_names(dataset: Dataset) -> tuple[str, str]:

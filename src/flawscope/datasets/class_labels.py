@@ -79,7 +79,7 @@ class ClassLabel(NamedTuple):
 
 @dataclass
 class ClassLabels:
-    """Labels of pictures, in their order; a picture may have none, or several.
+    """Labels of pictures, in the pictures' order; a picture may have none, or several.
 
     Attributes:
         by_picture: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
@@ -95,8 +95,8 @@ class ClassLabels:
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
         """Return the labels of pictures that lie in a folder of good ones.
 
-        A word of unknown meaning that is in the name of a single file is left out: this picture counts as
-        good.
+        A word of unknown meaning that stands in the name of only one file is left out: its picture counts
+        as good.
         """
         labels_by_picture = {path: self.by_picture.get(path, []) for path in pictures}
         # how often each word of unknown meaning occurs
@@ -105,9 +105,11 @@ class ClassLabels:
         )
         labels_left: dict[Path, list[ClassLabel]] = {}
         for path, labels in labels_by_picture.items():
-            labels_left[path] = [
-                label for label in labels if not label.is_open_name or word_counts[label.words] > 1
-            ]
+            labels_left[path] = []
+            for label in labels:
+                is_in_one_name = label.is_open_name and word_counts[label.words] == 1
+                if not is_in_one_name:
+                    labels_left[path].append(label)
         return ClassLabels(labels_left, self.unread)
 
     @property
@@ -122,7 +124,7 @@ class ClassLabels:
 
     @property
     def is_silent(self) -> bool:
-        """Whether there are no labels other than words of unknown meaning in files' names."""
+        """Whether only words of unknown meaning in files' names say something about the pictures."""
         return not self.unread and all(
             label.is_open_name for labels in self.by_picture.values() for label in labels
         )
@@ -143,7 +145,7 @@ class ClassLabels:
             values = [column.get(path, "") for path in pictures]
             splits = [split_said(value) for value in values]
             if all(splits):
-                # all have a split; `if` is for the type checker
+                # `if split` leaves nothing out; it shows the type checker that no split is None
                 return {path: split for path, split in zip(pictures, splits, strict=True) if split}
             if any(values) and asks:
                 raise _split_question(source, values)
@@ -216,7 +218,8 @@ class ClassLabels:
         if classes & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
         # some pictures of a folder are called good, and nothing is said of the others
-        return {PictureClass.GOOD, PictureClass.UNKNOWN} in classes_by_folder.values()
+        partly_good = {PictureClass.GOOD, PictureClass.UNKNOWN}
+        return any(folder_classes == partly_good for folder_classes in classes_by_folder.values())
 
     def doubtful(self) -> list[Path]:
         """Return the pictures that may be defective; empty where `is_doubtful` is false.
@@ -236,8 +239,8 @@ class ClassLabels:
     def kind(self, picture: Path) -> str:
         """Return the kind of a defect, by the words of the picture's labels; empty without labels.
 
-        A label that says "defective" is preferred to one of unknown meaning, and words that state a kind to
-        words that say only "defective". An answer such as "1" or "yes" gives the kind "defect".
+        A label that says "defective" is preferred to one of unknown meaning. Of several such labels, one
+        whose words state a kind is preferred. An answer such as "1" or "yes" gives the kind "defect".
         """
 
         def order(label: ClassLabel) -> tuple[bool, bool]:  # `min` takes False before True
@@ -316,9 +319,9 @@ def read_class_labels(
         root: Folder of the data set.
         pictures: Pictures below `root`.
         files: Label files below `root`; None: they are searched for.
-        by_marks: Whether marks give pictures a class, because nothing else says which pictures are good. A
-            picture is defective if something is marked whose kind is not good. Pictures without a mark get
-            the label `UNMARKED`.
+        by_marks: Whether marks give pictures a class. It is True if nothing else says which pictures are
+            good. A picture is then defective if something is marked whose kind is not good. Pictures without
+            a mark get the label `UNMARKED`.
         with_files_above: Whether lists in the two folders above `root` are read, too.
 
     Raises:
@@ -363,7 +366,7 @@ def _add_marks(
         return
     for picture, labels in class_labels.by_picture.items():
         if picture not in marks_of:
-            labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, ""))
+            labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, source=""))
             continue
         source, kinds, is_defect = marks_of[picture]
         picture_class = PictureClass.BAD if is_defect else PictureClass.GOOD
@@ -380,24 +383,25 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
     if files.unread_lists:
         path, reason = next(iter(files.unread_lists.items()))
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
-    for source, texts in files.class_texts().items():
-        picture_texts = {}
-        for path, values in texts.items():
+    for source, texts_by_path in files.class_texts().items():
+        texts_by_picture = {}
+        for path, texts in texts_by_path.items():
             picture = files.caller_path[path]
             if picture in class_labels.by_picture:
-                picture_texts[picture] = values
+                texts_by_picture[picture] = texts
         if source in files.unsure_sources:
-            _add_unsure_source(class_labels, source, picture_texts)
+            _add_unsure_source(class_labels, source, texts_by_picture)
         else:
-            _add_source(class_labels, source, picture_texts)
+            _add_source(class_labels, source, texts_by_picture)
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Return the marks of each picture whose mask marks something.
+    """Return the pictures whose mask marks something.
 
-    The marks are given as by `LabelFiles.marked`: source, kinds, and whether one of them is a defect. A mask
-    that cannot be read counts as marking something.
+    Each has what `LabelFiles.marked` returns: the source, the kinds, and whether the marks are defects. A
+    mask that cannot be read counts as marking something.
     """
+    # own=True: masks that flawscope wrote count, too
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
         files += _masks_beside(Path(os.path.abspath(root)))
@@ -412,7 +416,7 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
 
 
 def _masks_beside(folder: Path) -> list[Path]:
-    """Return the files in folders of masks beside `folder`; empty unless its name is like images."""
+    """Return the files in folders of masks beside `folder`; empty unless `folder` has a name like images."""
     files: list[Path] = []
     if is_picture_folder(folder.name):
         for name, path in subfolders(folder.parent).items():
@@ -445,15 +449,16 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yield the lists in each of the two folders above `root`, with those in label folders beside `root`.
+    """Yield the lists in each of the two folders above `root`.
 
-    A folder that cannot be read is passed over: it may belong to somebody else.
+    The lists in label folders beside `root` are among those of its parent. A folder that cannot be read is
+    passed over: it may belong to somebody else.
     """
     absolute_root = Path(os.path.abspath(root))
-    for levels, folder in enumerate(absolute_root.parents[:2], start=1):
+    for levels_up, folder in enumerate(absolute_root.parents[:2], start=1):
         try:
             folders = [folder]
-            if levels == 1:
+            if levels_up == 1:
                 for name, neighbour in subfolders(folder).items():
                     if is_mask_folder(name) and neighbour != absolute_root:
                         folders.append(neighbour)
@@ -461,7 +466,7 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
         except (InputError, OSError):
             continue
         if paths:
-            yield LabelFiles(folder, pictures, paths, levels)
+            yield LabelFiles(folder, pictures, paths, above=levels_up)
 
 
 def _small_lists(folder: Path) -> list[Path]:
@@ -484,20 +489,22 @@ def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Tex
     """
     class_columns: list[Column] = []
     open_columns: list[tuple[ColumnSubject, Column]] = []
-    for header, values in join_classes(_columns_of(texts), source, texts).items():
+    columns = join_classes(_columns_of(texts), source, texts)
+    for header, values in columns.items():
         subject = column_subject(header)
         if is_split(subject, values):
-            _add_splits(class_labels, "lists of splits" if header == LISTED else source, values)
+            split_source = "lists of splits" if header == LISTED else source
+            _add_splits(class_labels, split_source, values)
             continue
         column = None if subject is ColumnSubject.MODEL else read_column(header, values)
         if column is not None:
             class_columns.append(column)
         elif is_open(subject, values, len(class_labels.by_picture)):
             open_columns.append((subject, unknown_column(header, values)))
-    complete = next((column for column in class_columns if column.is_complete(len(texts))), None)
+    complete_column = next((column for column in class_columns if column.is_complete(len(texts))), None)
     for subject, column in open_columns:
-        # if another column is complete, an open one matters only where it divides the good pictures
-        if complete is None or _divides_good(complete, subject, column):
+        # beside a complete column, a column of unknown meaning matters only if it divides the good pictures
+        if complete_column is None or _divides_good(complete_column, subject, column):
             class_columns.append(column)
     for column in class_columns:
         _add_column(class_labels, column, source)
@@ -515,8 +522,8 @@ def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]
         texts: Pairs of header and text of each picture.
     """
     columns: dict[str, dict[Path, list[str]]] = {}
-    for picture, values in texts.items():
-        for header, text in values:
+    for picture, pairs in texts.items():
+        for header, text in pairs:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
     return columns
 

@@ -82,7 +82,8 @@ def _copied_folder(
         findings: Findings of one code.
         picture_counts: Number of pictures in each folder.
     """
-    copy = min(folders[1:], key=lambda name: picture_counts[name])  # the smallest folder
+    # the smallest folder after the first, which counts as the original
+    copy = min(folders[1:], key=lambda name: picture_counts[name])
     others = join_names([name for name in folders if name != copy])
     if len(findings) == picture_counts[copy]:
         message = f"the folder is a copy of {others}"
@@ -141,7 +142,9 @@ def _near_duplicates_in_splits(
         return
     # only pairs with a picture outside of the test split are searched for
     bank = np.flatnonzero([picture.split != "test" for picture in pictures])
-    compared = compare_pictures([picture.look for picture in pictures if picture.look is not None], bank)
+    # none is left out: every readable picture has a look
+    looks = [picture.look for picture in pictures if picture.look is not None]
+    compared = compare_pictures(looks, bank)
     for numbers in clusters(compared.copies):
         near_duplicates = [pictures[k] for k in numbers]
         if _are_in_several_splits(dataset, near_duplicates):
@@ -168,6 +171,7 @@ def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: 
         near: Whether they are near-duplicates; else they are the same pixel for pixel.
     """
     splits = list(dict.fromkeys(picture.split for picture in group))
+    # parts of the message: the splits of the pictures, and the split or folder that all of them lie in
     among = " and ".join(f"among those {SPLIT_WORDS[split]}" for split in splits)
     # a data set without test pictures is one folder of good pictures
     place = among if dataset.test and len(splits) == 1 else "in the folder"

@@ -212,13 +212,20 @@ def split_dataset(
     splits = [listed.get(path) or split_of(path.relative_to(root).parent.parts) for path in paths]
     if "train" in splits and all(splits):  # each picture has a split, and some are to learn from
         items = _items_by_split(paths, splits)
-        test = (*items["test"], *bad)
-        return Dataset(root, category, layout, tuple(items["train"]), test, tuple(items["validation"]))
+        return Dataset(
+            root,
+            category,
+            layout,
+            train=tuple(items["train"]),
+            test=(*items["test"], *bad),
+            validation=tuple(items["validation"]),
+        )
     test_paths = _held_out_paths(good, paths, settings)
     kind = "good" if good == root else good.name
     train = [Item(path, kind, anomalous=False) for path in paths if path not in test_paths]
     good_tests = [Item(path, kind, anomalous=False) for path in paths if path in test_paths]
-    return Dataset(root, category, layout, tuple(train), (*good_tests, *bad), drawn_split=True)
+    test = (*good_tests, *bad)
+    return Dataset(root, category, layout, train=tuple(train), test=test, drawn_split=True)
 
 
 def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> dict[str, list[Item]]:
@@ -254,17 +261,17 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
         parts: Part of each name; where it is None, the name is a part of its own. Empty: each name is one.
     """
     rounded_count = int(len(names) * share + 0.5)
-    at_least = 1 if share > 0 else 0
-    count = min(max(rounded_count, at_least), len(names) - 1)
+    min_count = 1 if share > 0 else 0
+    count = min(max(rounded_count, min_count), len(names) - 1)
     members: dict[str | PartKey, list[int]] = {}  # indices of the names, by part
     for k, (name, part) in enumerate(zip_longest(names, parts)):  # `parts` may be empty
         members.setdefault(part or name, []).append(k)
 
-    ordered = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]
+    ordered_parts = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]
     limit = max(2 * count, len(names) // 3)  # largest number of names to choose
-    chosen_parts = _choose_parts(ordered, count, limit)
-    if count > 0 and not chosen_parts and len(ordered) > 1:  # each part alone is above the limit
-        chosen_parts = [min(ordered, key=len)]
+    chosen_parts = _choose_parts(ordered_parts, count, limit)
+    if count > 0 and not chosen_parts and len(ordered_parts) > 1:  # each single part is above the limit
+        chosen_parts = [min(ordered_parts, key=len)]
     return {k for part_members in chosen_parts for k in part_members}
 
 
@@ -314,7 +321,7 @@ def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
         return ""
     common = os.path.commonpath([path.parent for path in paths])
     names = [path.relative_to(common).as_posix() for path in paths]
-    numbers = group_numbers(names, pattern)  # number of each picture's part
+    part_numbers = group_numbers(names, pattern)
     option = f"--group '{pattern}'"
     example = paths[0].name
     unmatched = [name for name in names if part_of(name) is None]
@@ -323,8 +330,8 @@ def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
             f"{option} matches {len(names) - len(unmatched)} of {len(names)} names, and nothing in "
             f"{join_names(unmatched, 3)}: each of these counts as a part"
         )
-    if len(set(numbers)) == 1:
+    if len(set(part_numbers)) == 1:
         return f"{option} matches the same text in all names, such as {example}: all count as one part"
-    if len(set(numbers)) == len(numbers):
+    if len(set(part_numbers)) == len(names):
         return f"{option} matches another text in each name, such as {example}: each counts as a part"
     return ""

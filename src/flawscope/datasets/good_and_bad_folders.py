@@ -28,15 +28,15 @@ class FolderTree:
             but is not known to be good, its meaning is UNCLEAR.
     """
 
-    def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
-        """Read the folders of `paths` below `root`; `of_root` is the meaning of the root's own name."""
+    def __init__(self, root: Path, paths: Iterable[Path], root_meaning: Said = Said.SORTED):
+        """Read the folders of `paths` below `root`; `root_meaning` is the meaning of the root's own name."""
         self.root, self._paths = root, list(paths)
         self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
         self._subfolders: dict[tuple[str, ...], set[str]] = {}  # names of the subfolders, by folder
         for parts in self.counts:
             for depth, name in enumerate(parts):
                 self._subfolders.setdefault(parts[:depth], set()).add(name)
-        self.meaning_of: dict[tuple[str, ...], Said] = {(): of_root}
+        self.meaning_of: dict[tuple[str, ...], Said] = {(): root_meaning}
         for parent in self._parents_from_top():
             parent_meaning = self.meaning_of[parent]
             meanings = read_side_by_side(
@@ -95,7 +95,7 @@ class FolderTree:
         return folders_question(self.root, self.counts, remedy, self.meaning_of)
 
     def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        """Count the pictures below each subfolder of a folder, and those directly in the folder."""
+        """Count the pictures below each subfolder of a folder, and under `parent` those directly in it."""
         counts = Counter[tuple[str, ...]]()
         depth = len(parent)
         for parts, count in self.counts.items():

@@ -63,7 +63,7 @@ def sorts_good_ones(complete: Column, other: Column) -> bool:
     for picture, (picture_class, _) in complete.by_picture.items():
         if picture_class is PictureClass.GOOD:
             words_of_good.append(words_of.get(picture, ""))
-    return form_groups(words_of_good, 2)
+    return form_groups(words_of_good, least=2)
 
 
 def is_split(subject: ColumnSubject, values: Values) -> bool:
@@ -71,7 +71,7 @@ def is_split(subject: ColumnSubject, values: Values) -> bool:
 
     If its name says so, one value that names a split is enough; otherwise all values must name splits.
     """
-    texts = {text for words in values.values() for text in words if text}
+    texts = {text for picture_texts in values.values() for text in picture_texts if text}
     if not texts:
         return False
     splits = {split_said(text) for text in texts}
@@ -94,8 +94,9 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
     texts += [""] * (count - len(texts))
     if subject is not ColumnSubject.OTHER:
         return len({*texts}) > 1
-    if not form_groups(texts, 2):
+    if not form_groups(texts, least=2):
         return False
+    # groups by place or time say nothing about defects, unless they are "new" and "old"
     return are_new_and_old(texts) or not all(map(_is_place_or_time, texts))
 
 
@@ -111,6 +112,7 @@ def unknown_column(header: str, values: Values) -> Column:
     If all texts are measurements, the words are the column's name.
     """
     texts = {picture: ", ".join(words) for picture, words in values.items()}
+    # numbers with a decimal point
     are_measurements = all("." in text and to_number(text) is not None for text in texts.values())
     if are_measurements:
         texts = dict.fromkeys(texts, header)
@@ -126,15 +128,15 @@ def join_classes(
     joined if there are several, and most pictures have exactly one tick.
 
     Args:
-        columns: Texts by the column's name and the picture.
+        columns: Columns by name; a column has the texts of each picture.
         source: Name of the list, or of the labelling tool.
-        texts: The same texts by picture.
+        texts: The same texts as pairs of column and text of each picture.
     """
     min_columns = 1 if source == "LabelMe" else 2
     if len(columns) < min_columns or not _are_ticks(columns):
         return columns
     joined = {picture: _ticked_headers(values) or [""] for picture, values in texts.items()}
-    meanings = {says_good(header) for header in columns}
+    meanings = {says_good(header) for header in columns}  # None: a header says neither good nor bad
     is_any_known = meanings != {None}
     # [""] means that a picture has no tick
     single_count = sum(len(headers) == 1 and headers != [""] for headers in joined.values())
@@ -142,7 +144,8 @@ def join_classes(
     if is_any_known and (len(columns) == 1 or not have_most_one_tick):
         return columns
     # if a class is called good, the other classes are defects
-    return {"defect" if True in meanings else "label": joined}
+    is_any_good = True in meanings
+    return {"defect" if is_any_good else "label": joined}
 
 
 def _ticked_headers(texts: Texts) -> list[str]:
@@ -164,8 +167,8 @@ def read_column(header: str, values: Values) -> Column | None:
         return None
     if header_says_good is not None:
         return _read_answers(header_says_good, values)
-    shared = rest_words(texts)
-    meaning_of = {text: read_words(text, shared) for text in texts}
+    shared_words = rest_words(texts)
+    meaning_of = {text: read_words(text, shared_words) for text in texts}
     has_class = not _CLASSES.keys().isdisjoint(meaning_of.values())
     if not has_class:
         return None
@@ -174,7 +177,7 @@ def read_column(header: str, values: Values) -> Column | None:
         picture_texts = list(filter(None, words))
         classes = [_CLASSES.get(meaning_of[text], PictureClass.UNKNOWN) for text in picture_texts]
         if picture_texts:
-            by_picture[picture] = _join_classes(classes), picture_texts[0]
+            by_picture[picture] = (_join_classes(classes), picture_texts[0])
     return Column(by_picture)
 
 
@@ -196,7 +199,8 @@ def _read_answers(header_says_good: bool, values: Values) -> Column:
     for picture, words in values.items():
         picture_texts = list(filter(None, words))
         classes = [_class_of_answer(text, header_says_good) for text in picture_texts]
-        by_picture[picture] = _join_classes(classes), next(iter(picture_texts), "")
+        first_text = picture_texts[0] if picture_texts else ""
+        by_picture[picture] = (_join_classes(classes), first_text)
     return Column(by_picture)
 
 
@@ -206,9 +210,9 @@ def _class_of_answer(text: str, header_says_good: bool) -> PictureClass:
     number = to_number(text)
     if is_yes is not None:
         # good: yes in a column "good", or no in a column "defective"
-        return _class_of(is_yes == header_says_good)
+        return _class_of(is_good=is_yes == header_says_good)
     if number is not None and not header_says_good:  # a number of defects
-        return _class_of(number <= 0)
+        return _class_of(is_good=number <= 0)
     is_good = says_good(text)
     if is_good is not None:
         return _class_of(is_good)

@@ -138,7 +138,7 @@ def open_defects(
 ) -> list[Item]:
     """Return the defective pictures of a data set, as `open_dataset` finds them.
 
-    In a user's own folders, each folder whose name does not say good is a kind of defect. It need not be
+    In a user's own folders, each folder whose name does not say good is a kind of defect. The user is not
     asked which folders are good, because the caller does not use good pictures.
 
     Raises:
@@ -160,7 +160,7 @@ def open_defects(
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return all requested categories in the order of the tables, and those of them that are missing.
+    """Return all requested categories in the order of MVTec AD's list, and those of them that are missing.
 
     Args:
         root: Folder of the categories.
@@ -186,26 +186,26 @@ def select_categories(
     names_in_order = dict.fromkeys([*MVTEC, *categories])
     position_of = {name: position for position, name in enumerate(names_in_order)}
     last = len(position_of)  # unknown names come last
-    rows = tuple(sorted(requested, key=lambda name: position_of.get(name, last)))
-    missing = tuple(row for row in rows if row not in categories)
-    if len(missing) == len(rows):
+    ordered = tuple(sorted(requested, key=lambda name: position_of.get(name, last)))
+    missing = tuple(name for name in ordered if name not in categories)
+    if len(missing) == len(ordered):
         raise _unknown_category(root, words[0], f"none of {option} {text} is there", categories)
-    return rows, missing
+    return ordered, missing
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Return the requested categories that are in `root`, in the order of the tables.
+    """Return the requested categories that are in `root`, in the order of MVTec AD's list.
 
     The arguments are those of `select_categories`.
 
     Raises:
-        InputError: As in `select_categories`; or a category is missing whose own name is in `text`.
+        InputError: As in `select_categories`; or `text` contains the name of a missing category itself.
     """
-    rows, missing = select_categories(root, text, option)
+    requested, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):
         if word in missing:
             raise _unknown_category(root, word, f"no category {word}", find_categories(root))
-    return tuple(row for row in rows if row not in missing)
+    return tuple(category for category in requested if category not in missing)
 
 
 def names_several(root: str | os.PathLike[str], text: str) -> bool:
@@ -273,7 +273,7 @@ def _split_folder(folder: Path, split: str) -> Path | None:
 def _categories(root: Path) -> dict[str, Path]:
     """Return the folders of the categories in `root` by name.
 
-    Folders that cannot be read, such as lost+found, are left out; if one is named, `_named_category` raises.
+    Folders that cannot be read, such as lost+found, are left out.
     """
     categories = {}
     for name, path in subfolders(root).items():
@@ -308,10 +308,10 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
     if category is not None:
         return _named_category(root, category, categories)
     if len(categories) > 1:
-        are_sorted = {*map(_layout_of, categories.values())} == {"folder"}
-        if good is not None and are_sorted:
+        have_good_folders = {*map(_layout_of, categories.values())} == {"folder"}
+        if good is not None and have_good_folders:
             return root
-        raise _several_categories(root, categories, are_sorted)
+        raise _several_categories(root, categories, have_good_folders)
     if not categories:
         return root
     ((name, folder),) = categories.items()
@@ -347,17 +347,17 @@ def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -
     raise InputError(f"{root}: no category {category!r}; {suggest_name(category, categories)}")
 
 
-def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: bool) -> InputError:
+def _several_categories(root: Path, categories: Mapping[str, Path], have_good_folders: bool) -> InputError:
     """Return the error that asks to choose a category.
 
     Args:
         root: Folder of the categories.
         categories: Folders of the categories by name.
-        are_sorted: Whether each category is a folder with good and perhaps bad pictures, so that all of them
-            may show the same product.
+        have_good_folders: Whether each category has folders of good and perhaps of bad pictures, so that all
+            of them may show the same product.
     """
     message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
-    if are_sorted:
+    if have_good_folders:
         folders = [path.name for folder in categories.values() for path in good_folders(folder)]
         answer = f"--good {shlex.quote(','.join(dict.fromkeys(folders)))}"
         message += f" or, where all show one product, name the folders of good pictures: {answer}"
@@ -399,11 +399,11 @@ def _open_split(root: Path, layout: str) -> Dataset:
     validation = _split_folder(root, "validation")
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
-    splits = [split for split in (train, validation, test) if split is not None]
-    trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
-    # a kind in train of unknown meaning is accepted if other splits have it, too, as exports for
-    # classification do; otherwise it is not known which kinds are good
-    other_kinds = {name for split in splits if split != train for name in subfolders(split)}
+    split_folders = [folder for folder in (train, validation, test) if folder is not None]
+    trees = {folder: FolderTree(folder, truth.pictures_in(folder)) for folder in split_folders}
+    # Exports for classification have kinds of unknown meaning in train and in the other splits. These are
+    # accepted; if only train has such a kind, it is not known which kinds are good.
+    other_kinds = {name for folder in split_folders if folder != train for name in subfolders(folder)}
     has_unknown = trees[train].has_unknown(other_kinds)
     if has_unknown or any(Said.UNCLEAR in tree.meanings for tree in trees.values()):
         raise split_question(root, truth.pictures)
@@ -413,8 +413,8 @@ def _open_split(root: Path, layout: str) -> Dataset:
             f"{good_folders(train)[0]}: no pictures to train on; known formats: {known_formats()}"
         )
     test_items: list[Item] = []
-    for split, tree in trees.items():
-        test_items += _test_items(tree, truth, is_test=split == test)
+    for folder, tree in trees.items():
+        test_items += _test_items(tree, truth, is_test=folder == test)
     validation_items = _good_items(trees[validation], labels) if validation else ()
     return Dataset(root, category_of(root), layout, train_items, tuple(test_items), validation_items)
 
@@ -436,7 +436,8 @@ def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:
     Raises:
         InputError: As `good_pictures`.
     """
-    paths = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, "move it to test, or rename it")
+    remedy = "move it to test, or rename it"
+    paths = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, remedy)
     items = []
     for path in paths:
         kind = path.relative_to(tree.root).parts[0]
@@ -470,7 +471,8 @@ def _review_folder(folder: Path) -> Path:
         InputError: `folder` holds the review's defects, which would be taken for good pictures.
     """
     parent = Path(os.path.abspath(folder)).parent
-    if (folder / REVIEW_FILE).is_file() or not (parent / REVIEW_FILE).is_file():
+    is_in_review = not (folder / REVIEW_FILE).is_file() and (parent / REVIEW_FILE).is_file()
+    if not is_in_review:
         return folder
     name = category_of(folder).casefold()
     if name == DEFECT_FOLDER:

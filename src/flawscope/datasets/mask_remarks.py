@@ -59,7 +59,7 @@ def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> s
 
 
 def mask_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield remarks on masks of test pictures that may be inverted or turned, and those of `good_remarks`.
+    """Yield remarks on masks of test pictures that may be inverted or turned, then those of `good_remarks`.
 
     Files that cannot be read are left out: the code that uses them reports it.
     """
@@ -68,7 +68,7 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
     marked_items = [item for item in dataset.test if item.anomalous and item.masks]
     for item in marked_items:
         with suppress(InputError, OSError, MemoryError):
-            mask = np.any([read_any_mask(mask) for mask in item.masks], axis=0)
+            mask = np.any([read_any_mask(source) for source in item.masks], axis=0)
             if marks_most(mask):
                 inverted.append(dataset.relative(item.path))
             if turn_doubt(item.path, item.masks, mask.shape):
@@ -183,7 +183,8 @@ def describe_marks(item: Item) -> str:
     forms = []
     for mask in item.masks:
         if isinstance(mask, PictureLabels):
-            shapes = "boxes" if mask.boxes == len(mask.shapes) else "outlines"
+            are_all_boxes = mask.boxes == len(mask.shapes)
+            shapes = "boxes" if are_all_boxes else "outlines"
             forms.append(f"{mask.form}, {shapes}")
         else:
             forms.append(f"mask {_place(mask, item.path)}: {mask.suffix.lower()}, {_storage(mask)}")

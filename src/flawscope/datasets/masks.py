@@ -79,7 +79,7 @@ class GroundTruth:
         return tuple(self._masks_of.get(picture, ())) or self.labels.find(picture)
 
     def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
-        """Yield each mask, or labels, that marks something, with its picture.
+        """Yield each mask that marks something, with its picture; a mask may be the labels in a file.
 
         A mask that cannot be read counts as marking nothing.
         """
@@ -101,7 +101,8 @@ def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
     more than half of them are changed copies of a picture.
     """
     originals_by_name: dict[str, list[Path]] = {}
-    # paths with the names of their originals, by folder and by whether the file's own name says overlay
+    # Files that may be overlays, each with the name of its original. The key is the folder, and whether the
+    # files' own names say overlay.
     suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}
     for path in pictures:
         name = fold(path.stem)

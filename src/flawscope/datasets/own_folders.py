@@ -92,8 +92,8 @@ def _no_pictures(root: Path) -> InputError:
 def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> None:
     """Raise InputError if the names of some folders state a split.
 
-    The error depends on the pictures: if all lie in folders of splits and have several kinds, or doubtful
-    labels, it asks which are good. Otherwise it asks for a known layout.
+    If all pictures lie in folders of splits, and have several kinds or doubtful labels, the error asks which
+    pictures are good. Otherwise it asks for a known layout.
     """
     folders = [path.relative_to(root).parent.parts for path in paths]
     split_folders = [parts for parts in folders if split_of(parts)]
@@ -120,7 +120,7 @@ def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> 
     if not good or any(_is_called_bad(root, path) for path in good):
         raise labels.question(root, NAME_GOOD)
     truth = GroundTruth(root)
-    pictures = {*truth.pictures}  # without overlays
+    pictures = {*truth.pictures}  # without overlays, which are copies of pictures
     good_set = {*good}
     defects = []
     for path in labels.by_picture:
@@ -128,7 +128,15 @@ def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> 
             defects.append(defect_item(path, labels.kind(path), truth))
     good_pictures_left = [path for path in good if path in pictures]
     splits = labels.splits(good_pictures_left)
-    return split_dataset(root, "folder", root, good_pictures_left, defects, settings, splits)
+    return split_dataset(
+        root,
+        "folder",
+        good=root,
+        paths=good_pictures_left,
+        bad=defects,
+        settings=settings,
+        listed=splits,
+    )
 
 
 def _is_called_bad(root: Path, path: Path) -> bool:
@@ -146,22 +154,23 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     tree = FolderTree(root, truth.pictures)
-    folders = _folders_by_meaning(tree)
-    names = [name for same_meaning in folders.values() for name in same_meaning]
-    has_unknown = bool(folders[Said.UNKNOWN] or folders[Said.SORTED])
+    names_by_meaning = _folders_by_meaning(tree)
+    names = [name for same_meaning in names_by_meaning.values() for name in same_meaning]
+    has_unknown = bool(names_by_meaning[Said.UNKNOWN] or names_by_meaning[Said.SORTED])
     has_bad_folder = any(map(says_only_bad, names))
     if Said.UNCLEAR in tree.meanings or (has_unknown and not has_bad_folder):
         raise tree.question()
     path_of = subfolders(root)
-    defects = [item for name in folders[Said.BAD] for item in defects_in(path_of[name], truth)]
+    defects = [item for name in names_by_meaning[Said.BAD] for item in defects_in(path_of[name], truth)]
     paths = good_pictures(root, tree.pictures(Said.GOOD), labels)
-    good_names = folders[Said.GOOD]
+    good_names = names_by_meaning[Said.GOOD]
     good_folder = root / good_names[0] if len(good_names) == 1 else root
     splits = labels.splits(paths)
-    return split_dataset(root, "folder", good_folder, paths, defects, _test_share(settings, defects), splits)
+    split_settings = _with_test_share(settings, defects)
+    return split_dataset(root, "folder", good_folder, paths, defects, split_settings, splits)
 
 
-def _test_share(settings: SplitSettings, defects: Sequence[Item]) -> SplitSettings:
+def _with_test_share(settings: SplitSettings, defects: Sequence[Item]) -> SplitSettings:
     """Return the settings of the split; without defects, with a share of 0: nothing could be tested."""
     return settings if defects else settings._replace(share=0)
 
@@ -194,6 +203,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root, good_kinds=good_names)
     if good_names == (ALL_GOOD,):
         labels = read_class_labels(root, truth.pictures, truth.labels)
+        # a user who answered "all" is not asked about a list that states only some splits
         return _all_good(root, truth.pictures, settings, labels.splits(truth.pictures, asks=False))
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
     choice = _NamedGood(root, good_names, truth.pictures, labels)
@@ -210,7 +220,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     good_folder = root
     if len(good_names) == 1 and good_names != (".",) and (root / good_names[0]).is_dir():
         good_folder = root / good_names[0]
-    split_settings = _test_share(settings, defects)
+    split_settings = _with_test_share(settings, defects)
     dataset = split_dataset(root, "folder", good_folder, good, defects, split_settings, labels.splits(good))
     return replace(dataset, good_kinds=good_names)
 
@@ -229,14 +239,14 @@ class _NamedGood:
         self._folders = {path: path.relative_to(root).parent for path in pictures}
         self._folder_names = {name for folder in self._folders.values() for name in _names_of(folder)}
         self._folded_names = {fold(name) for name in good_names}
-        # names in --good that are no folder's: they are words of names and lists
-        self._words = self._folded_names - {fold(name) for name in self._folder_names}
+        # names in --good that are no folder's must be words of labels, which come from names and lists
+        self._label_words = self._folded_names - {fold(name) for name in self._folder_names}
 
     def refuse_unknown(self) -> None:
         """Raise InputError if a name in --good is neither a folder's nor a label's."""
         for name in self.good_names:
             folded_name = fold(name)
-            if folded_name not in self._words:
+            if folded_name not in self._label_words:
                 continue
             if any(self._labels.is_named(path, {folded_name}) for path in self._folders):
                 continue
@@ -253,7 +263,7 @@ class _NamedGood:
         folders = [name for name in _names_of(self._folders[path]) if fold(name) in self._folded_names]
         if folders and not self._is_called_defective(path, folders):
             return True
-        return self._labels.is_named(path, self._words)
+        return self._labels.is_named(path, self._label_words)
 
     def _is_called_defective(self, path: Path, folders: list[str]) -> bool:
         """Whether labels call a picture defective although --good names a folder of it.
@@ -266,7 +276,8 @@ class _NamedGood:
         """
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True
-        # of pictures directly in the root, those with a label of unknown meaning may be the defective ones
+        # If labels have an unknown meaning, and only the root itself is in --good, then the pictures with
+        # labels may be the defective ones.
         return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
 
     def kind(self, path: Path) -> str:
@@ -285,7 +296,15 @@ def _all_good(
         settings: Settings of the split.
         splits: Split of each picture as a list states it; empty where there is no list.
     """
-    return split_dataset(root, "folder", root, paths, [], _test_share(settings, []), splits)
+    return split_dataset(
+        root,
+        "folder",
+        good=root,
+        paths=paths,
+        bad=[],
+        settings=_with_test_share(settings, defects=[]),
+        listed=splits,
+    )
 
 
 def _names_of(folder: Path) -> set[str]:
@@ -310,7 +329,7 @@ def good_folders(folder: Path) -> list[Path]:
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """Return pictures of folders of good ones, after a check that no label calls one of them defective.
+    """Return `paths`, after a check that no label calls one of these pictures defective.
 
     Args:
         root: Folder of the data set, or of its split.
@@ -336,7 +355,7 @@ def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy
 
 
 def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """Return the pictures in a folder of defects and its subfolders, whose names are the kinds.
+    """Return the pictures in a folder of defects; the names of its subfolders are the kinds.
 
     Subfolders of good pictures are left out.
     """
@@ -408,9 +427,11 @@ def refuse_unknown(
         labels = labels.of_good(pictures)
     # an empty set: there are no pictures
     are_folders_good = tree.meanings in ({Said.GOOD}, {Said.SORTED}, set())
-    # if folders are unclear and words have an unknown meaning, it is plainer to ask about the folders
+    # The question is about the labels, unless the folders are not good either, and the labels are only words
+    # of unknown meaning: then it is plainer to ask about the folders.
     if labels.is_doubtful() and (are_folders_good or not labels.is_silent):
         raise labels.question(root, remedy)
+    # the root's own name may say that its pictures are not good
     if says_only_bad(category) or (category and is_mistake(category)):
         folder: tuple[str, ...] = (category,)
         meaning_of = {folder: read_words(category)}
@@ -432,7 +453,7 @@ def refuse_unknown_names(
     Args:
         name: Name of the zip.
         inside: Paths of the files in the zip, with forward slashes. Paths that lead out of it are left out.
-        read: For each path a function that returns the content of the file; it is called for lists.
+        read: Functions that return the content of a file, by its path; only those of lists are called.
         remedy: End of the error's text.
 
     Raises:
@@ -457,7 +478,7 @@ def refuse_unknown_names(
         root = Path(folder, "in", "pictures")  # lists are searched for in the two folders above, too
         _unpack_lists(root, other_files, read)
         labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
-    labels_in_zip = {}
+    labels_in_zip = {}  # by path in the zip, not by path in the temporary folder
     for unpacked_path, picture_labels in labels.by_picture.items():
         labels_in_zip[Path(name, unpacked_path.relative_to(root))] = picture_labels
     refuse_unknown(Path(name), labels_in_zip, remedy, ClassLabels(labels_in_zip, unread=labels.unread))
@@ -471,7 +492,7 @@ def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[
     Args:
         root: Folder to write to, which does not exist yet.
         paths: Paths of the files in the zip.
-        read: For each path a function that returns the content of the file.
+        read: Functions that return the content of a file, by its path.
     """
     root.mkdir(parents=True)
     bytes_left = MAX_LIST_BYTES

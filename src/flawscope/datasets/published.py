@@ -51,13 +51,14 @@ def visa_table(root: Path) -> Path | None:
 def realiad_table(root: Path) -> Path | None:
     """Return the file of the authors' split of a category of Real-IAD; None where there is none.
 
-    Its folder is beside the category or one level above; the file with all five views is meant.
+    Its folder is beside the category or one level above. Of the published splits, the one with all five views
+    of a part is meant.
     """
     folder = root.absolute()
     name = f"{folder.name}.json"
     for parent in (folder.parent, folder.parent.parent):
-        tables = parent / REALIAD_TABLES
-        for path in (tables / REALIAD_TABLES / name, tables / name):
+        folder_of_tables = parent / REALIAD_TABLES
+        for path in (folder_of_tables / REALIAD_TABLES / name, folder_of_tables / name):
             if path.is_file():
                 return path
     return None
@@ -205,7 +206,7 @@ def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
             mask = row.get("mask_path")
             if mask:
                 mask = mask.replace("\\", "/")
-            yield SplitRow(split, kind, kind != normal_class, picture, mask)
+            yield SplitRow(split, kind, anomalous=kind != normal_class, picture=picture, mask=mask)
 
 
 def _find_descendant(folder: Path, *names: str) -> Path | None:

@@ -52,7 +52,7 @@ def choose_seen(
     text = str(seen).strip()
     if text.isdecimal():
         return draw_seen(dataset, int(text), seed, say, masked=masked)
-    path = Path(text if isinstance(seen, int) else seen)
+    path = Path(text if isinstance(seen, int) else seen)  # a path keeps spaces at its ends
     # `Path.is_file` would raise OSError for a name that no file can have
     if os.path.isfile(path):
         return _read_list(path, dataset, masked)
@@ -100,7 +100,8 @@ def draw_seen(
     """
     items: list[Item] = []
     if dataset:
-        items = _usable(dataset.test, say if count else discard, masked)
+        say_unusable = say if count else discard  # unusable pictures do not matter to a choice of none
+        items = _usable(dataset.test, say_unusable, masked)
     if count > len(items):
         source = dataset.root if dataset else "a list of pictures"
         with_mask = " with a mask" if masked else ""
@@ -230,7 +231,8 @@ def list_seen(
     """
     root = Path(folder)
     items: Iterable[Item] = ()
-    reason = f"{folder}: no defective picture with a mask; put masks of the same names into {root / 'masks'}"
+    # of the error if no picture can be used
+    message = f"{folder}: no defective picture with a mask; put masks of the same names into {root / 'masks'}"
     if categories := find_categories(root):
         try:
             items = open_dataset(root, category).test
@@ -238,7 +240,7 @@ def list_seen(
             if len(categories) > 1:
                 raise
             # The folder may still hold defects: a data set's folder "test" looks like a data set, too.
-            reason = str(error)
+            message = str(error)
     if not _usable(items, discard, masked):
         items = _defective_pictures(root)
     usable = _usable(items, say, masked)
@@ -246,7 +248,7 @@ def list_seen(
         raise InputError(f"{folder}: no picture of a defect: put some into it")
     if not usable:
         left_out = count_reasons(item.unmarked for item in items if item.left_out)
-        raise InputError(f"{reason} ({left_out})" if left_out else reason)
+        raise InputError(f"{message} ({left_out})" if left_out else message)
     return usable
 
 
@@ -263,7 +265,7 @@ def _defective_pictures(root: Path) -> list[Item]:
     parent = folder.parent
     mask_folders = _masks_beside(folder)
     truth = GroundTruth(folder, mask_folders)
-    is_in_dataset = find_categories(parent) == [parent.name]
+    is_in_dataset = find_categories(parent) == [parent.name]  # the parent itself is a category
     if is_in_dataset:
         files = [path for searched in (folder, *mask_folders) for path in walk_files(searched)]
         files += [parent / entry.name for entry in list_entries(parent) if entry.is_file()]

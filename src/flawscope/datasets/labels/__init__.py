@@ -207,7 +207,11 @@ class LabelFiles:
         self._files = files
         self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
-        self.caller_path = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
+        self.caller_path: dict[Path, Path] = {}
+        for path in pictures:
+            # a root above the pictures' folder is absolute
+            path_below_root = Path(os.path.abspath(path)) if above else path
+            self.caller_path[path_below_root] = path
         self._pictures = [path for path in self.caller_path if path.is_relative_to(root)]
         self._names = PictureNames(self._pictures)
 
@@ -219,14 +223,15 @@ class LabelFiles:
         """Return the pictures in which something is marked.
 
         Returns:
-            By picture: the source, the kinds of the marks, and whether the marks are defects. Marks around
-            good parts are no defects.
+            For each picture the source, the kinds of the marks, and whether the marks are defects. Marks
+            around good parts are no defects.
         """
         marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
         # Entries with defects come last: they replace marks of good parts in the same picture.
         by_has_defect = sorted(self._assigned, key=lambda assigned: assigned[0].has_defect)
         for entry, pictures in by_has_defect:
-            if not entry.has_defect and not entry.good:
+            has_marks = entry.has_defect or entry.good
+            if not has_marks:
                 continue
             for path in self._pictures_meant(entry, pictures):
                 if path in self.caller_path:
@@ -294,16 +299,16 @@ class LabelFiles:
                     candidate = _Candidate(picture, labels, _readings(labels, picture))
                     candidates.setdefault(entry.source, []).append(candidate)
         for source_candidates in candidates.values():
-            for picture, labels, reason in _choose_readings(source_candidates):
-                if reason:
-                    by_picture[picture].left_out.append(f"{reason} ({labels.form})")
+            for picture, labels, reason_left_out in _choose_readings(source_candidates):
+                if reason_left_out:
+                    by_picture[picture].left_out.append(f"{reason_left_out} ({labels.form})")
                 else:
                     by_picture[picture].labels.append(labels)
         return by_picture
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Reach of marks to the right and down in each of the N pictures of a source, [N, 2], by source.
+        """Farthest reach of the marks to the right and down: for each source [N, 2], of its N pictures.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.
@@ -331,8 +336,9 @@ class LabelFiles:
         pictures_by_plain_name: dict[str, list[Path]] = {}
         for picture in self._pictures:
             names = plain_names(picture.stem)
-            pictures_by_exact_name.setdefault(names[0], []).append(picture)
-            for name in filter(None, (*names, without_zeros(names[0]))):
+            exact_name = names[0]
+            pictures_by_exact_name.setdefault(exact_name, []).append(picture)
+            for name in filter(None, (*names, without_zeros(exact_name))):
                 pictures_by_plain_name.setdefault(name, []).append(picture)
         assigned_by_exact_name: list[tuple[_Entry, list[Path]]] = []
         marked: set[Path] = set()
@@ -362,10 +368,11 @@ class LabelFiles:
             folders: Names of the pictures' folders.
         """
         # an entry whose folders are all unknown has folders of the tool, which say nothing about the picture
-        without_folders = entry if folders & {*entry.folders} else entry._replace(folders=())
+        has_known_folder = bool(folders & {*entry.folders})
+        fallback_entry = entry if has_known_folder else entry._replace(folders=())
         for name in plain_names(entry.stem):
             pictures = unmarked.get(name, ())
-            closest = self._closest(entry, pictures) or self._closest(without_folders, pictures)
+            closest = self._closest(entry, pictures) or self._closest(fallback_entry, pictures)
             if closest:
                 return closest
         return []
@@ -377,16 +384,16 @@ class LabelFiles:
     def _closest(self, entry: _Entry, pictures: Iterable[Path]) -> list[Path]:
         """Return the pictures whose folders fit an entry best.
 
-        These are the pictures whose path has the most folders, from the last one up, in common with the
-        entry's. Among them, pictures outside of folders of good ones are preferred, then pictures with the
-        entry's suffix.
+        A picture's folders fit if they end with the entry's folders, or the entry's end with them. Pictures
+        with the most folders in common are preferred, then pictures outside of folders of good ones, then
+        pictures with the entry's suffix.
         """
         by_shared_count: dict[int, list[Path]] = {}
         for picture in pictures:
             folders = self._folders(picture)
-            count = min(len(folders), len(entry.folders))
-            if count == 0 or folders[-count:] == entry.folders[-count:]:
-                by_shared_count.setdefault(count, []).append(picture)
+            shared_count = min(len(folders), len(entry.folders))
+            if shared_count == 0 or folders[-shared_count:] == entry.folders[-shared_count:]:
+                by_shared_count.setdefault(shared_count, []).append(picture)
         if not by_shared_count:
             return []
         most_shared = max(by_shared_count)
@@ -399,6 +406,7 @@ class LabelFiles:
     def _entries(self, names: Mapping[str, object]) -> Iterator[_Entry]:
         """Yield the entries of all files; `names` holds the folded names of the pictures."""
         for path, document in self._documents:
+            # all files of a form that has one file for each picture are one source
             source = self._name(path) if len(document.entries) > 1 else document.form
             for entry in document.entries:
                 if not entry.name or not (entry.marks or entry.about):
@@ -421,17 +429,17 @@ class LabelFiles:
             source: Source of the entry, as in `_Entry`.
             entry: Entry as the form's reader returns it.
         """
-        good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
-        defects = [mark for mark in entry.marks if mark not in good]
+        good_marks = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
+        defect_marks = [mark for mark in entry.marks if mark not in good_marks]
         return _Entry(
             folders=_fold_folders(picture.parent.parts),
             stem=picture.name,
             suffix=fold(entry.suffix),
-            labels=_labels_of(path, entry.size, defects, form),
-            left_out=tuple(mark.kind for mark in defects if mark.draw is None),
+            labels=_labels_of(path, entry.size, defect_marks, form),
+            left_out=tuple(mark.kind for mark in defect_marks if mark.draw is None),
             source=source,
             about=entry.about,
-            good=tuple(mark.kind for mark in good),
+            good=tuple(mark.kind for mark in good_marks),
         )
 
     def _name(self, path: Path) -> str:
@@ -517,13 +525,13 @@ class LabelFiles:
     @cached_property
     def _documents(self) -> list[tuple[Path, LabelDocument]]:
         """The contents of the files that may be label files, each with its path."""
-        settings = cache(partial(find_settings, self.root))
+        find_settings_once = cache(partial(find_settings, self.root))
         documents = []
         for path in self._file_list:
             below_root = path.relative_to(self.root)
             folders = [name for name in below_root.parent.parts if not is_mask_folder(name)]
             expected_name = "/".join((*folders, below_root.stem))
-            document = read_label_file(path, expected_name, settings, self._names)
+            document = read_label_file(path, expected_name, find_settings_once, self._names)
             if document is not None:
                 documents.append((path, document))
         return documents
@@ -560,8 +568,8 @@ class LabelFiles:
     def not_understood(self) -> list[str]:
         """Return names of files that seem to describe the pictures, and are not understood.
 
-        These are tables that nearly name the pictures; label files of about as many pictures, none of which
-        exists; and files of an unknown form that are named like a picture.
+        These are tables that nearly name the pictures; label files of about as many pictures as there are,
+        but of other ones; and files of an unknown form that are named like a picture.
         """
         files = [path for path, document in self._documents if document.seems_list]
         files += [path for path, document in self._documents if self._marks_others(path, document)]
@@ -577,7 +585,7 @@ class LabelFiles:
 
     @staticmethod
     def _is_foreign(path: Path) -> bool:
-        """Whether a file has an unknown suffix, none that cameras and programs usually leave there."""
+        """Whether a file's suffix is unknown, and not one that cameras or programs leave beside pictures."""
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
@@ -602,9 +610,9 @@ def _labels_of(path: Path, size: Size | None, marks: Sequence[Mark], form: str) 
     """Return the labels of the marks that can be drawn."""
     drawable = [mark for mark in marks if mark.draw]
     shapes = tuple(mark.draw for mark in drawable if mark.draw)
-    boxes = sum(mark.is_box for mark in drawable)
+    box_count = sum(mark.is_box for mark in drawable)
     kinds = tuple(mark.kind for mark in drawable)
-    return PictureLabels(path, size, shapes, boxes, kinds=kinds, form=form)
+    return PictureLabels(path, size, shapes, boxes=box_count, kinds=kinds, form=form)
 
 
 def _reach_of(labels: PictureLabels, size: Size) -> NDArray[np.float64]:
@@ -632,7 +640,7 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
 
     There are two only if the picture is stored turned. A reading is left out if its marks reach beyond the
     picture, or if it contradicts the size that the labels state. If no reading has the stated size, or the
-    picture cannot be read, the labels are returned as they are: the code that reads them reports it.
+    picture cannot be read, the labels are returned as they are: whoever draws them reports that fault.
     """
     try:
         height, width = _upright_size(picture)
@@ -640,7 +648,7 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
         return [labels]
     readings = [replace(labels, size=(height, width))]
     turn = stored_turn(picture)
-    if turn != 1:
+    if turn != 1:  # 1: it is stored upright
         stored_size = (width, height) if turn in TRANSPOSING else (height, width)
         readings.append(replace(labels, size=stored_size, turn=turn))
     fitting = [reading for reading in readings if labels.size in (None, reading.size)]
@@ -653,14 +661,14 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
     """Yield a reading for each picture of a source.
 
     If only one reading is possible, it is taken. If two are, the way in which the source's other pictures
-    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading has a
-    reason not to be used if marks reach beyond the picture, or beyond many of the source's pictures, which
-    then were marked on larger ones.
+    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading is not to
+    be used, and states the reason, if marks reach beyond the picture. If marks reach beyond many of the
+    source's pictures, larger ones were marked, and no reading of the source is to be used.
 
     Args:
         candidates: Labels of all pictures of the source.
     """
-    # over turned pictures with one possible reading: whether they were marked as shown
+    # whether a turned picture was marked as it is shown; from the turned pictures with one possible reading
     decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
         # `_readings` returns `labels` as they are if no reading has their size, or the picture is damaged
@@ -676,6 +684,7 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
             yield Reading(picture, labels, "marked where others reach beyond their pictures")
         elif len(readings) == 1:
             yield Reading(picture, replace(readings[0], is_doubtful=False))
+        # of two readings, the first is as the picture is shown, the second as it is stored
         elif decided_as_shown == {False}:  # the others were marked as they are stored
             yield Reading(picture, readings[1])
         else:  # in doubt, unless all of the others were marked as they are shown

@@ -63,7 +63,8 @@ def load_csv(data: bytes) -> Rows:
 def is_boxes(rows: Rows) -> bool:
     """Whether each row is a box.
 
-    The columns have usual names; or they have no names, and the order of makesense.ai or of Keras RetinaNet.
+    Either the columns have usual names, or they have no names and are in the order of makesense.ai or of
+    Keras RetinaNet.
     """
     if not rows:
         return False
@@ -127,10 +128,10 @@ def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
 
     The column of labels is empty where there is none.
     """
-    picture = next((name for name in _PICTURE if name in header), "")
-    label = next((name for name in _LABEL if name in header), "")
-    edges = next((names for names in _EDGES if set(names) <= set(header)), None)
-    return (picture, edges, label) if picture and edges else None
+    picture_column = next((name for name in _PICTURE if name in header), "")
+    label_column = next((name for name in _LABEL if name in header), "")
+    edge_columns = next((names for names in _EDGES if set(names) <= set(header)), None)
+    return (picture_column, edge_columns, label_column) if picture_column and edge_columns else None
 
 
 def _boxes(rows: Rows) -> Iterator[_Box]:
@@ -147,6 +148,7 @@ def _boxes(rows: Rows) -> Iterator[_Box]:
         picture, label = values[picture_column], values.get(label_column, "")
         edges = _numbers([values[name] for name in edge_columns])
         size = read_size(values.get("height"), values.get("width"))
+        # a box that a person marked has the confidence 1, or none
         confidences = (float(values.get(name) or 1) for name in _CONFIDENCE)
         is_prediction = any(confidence != 1 for confidence in confidences)
         yield _Box(picture, label, edges, size, is_prediction)
@@ -191,7 +193,10 @@ def _group_by_picture(boxes: Iterable[_Box]) -> Iterator[Entry]:
     for box in boxes:
         boxes_of.setdefault(box.picture, []).append(box)
     for name, picture_boxes in boxes_of.items():
-        marks = [_mark(box, box.edges) for box in picture_boxes if box.edges is not None]
+        marks = []
+        for box in picture_boxes:
+            if box.edges is not None:  # None: nothing is marked
+                marks.append(_mark(box, box.edges))
         yield name_entry(picture_path(name), picture_boxes[0].size, marks)
 
 
@@ -203,7 +208,7 @@ def _mark(box: _Box, edges: list[float]) -> Mark:
         edges: Its edges, which are not None.
     """
     if box.is_prediction:
-        return Mark(None, "prediction")
+        return Mark(draw=None, kind="prediction")
     corners = shapes.box(edges)
     are_shares = max(edges) <= 1
     if are_shares:

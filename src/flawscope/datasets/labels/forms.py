@@ -61,8 +61,8 @@ def read_label_file(
         names: Names of the pictures.
 
     Returns:
-        The content; None if the suffix is not one of label files, or the file is empty or too large. A file
-        of YOLO is empty if nothing is marked in the picture.
+        The content; None if the suffix is not one of label files, or the file is too large or empty, as
+        YOLO's file is if nothing is marked in the picture.
     """
     suffix = path.suffix.lower()
     has_labels_suffix = suffix in MAX_BYTES or suffix in tables.SUFFIXES
@@ -72,7 +72,7 @@ def read_label_file(
         is_small = path.stat().st_size <= MAX_BYTES.get(suffix, MAX_LIST_BYTES)
         data = path.read_bytes() if is_small else b""
     except (OSError, MemoryError):
-        return LabelDocument("", [])
+        return LabelDocument(form="", entries=[])
     if not data.strip():
         return None
     document = None
@@ -80,6 +80,7 @@ def read_label_file(
         document = _read_form(path, suffix, data, picture_name, settings)
         if document is not None and (document.form or document.fault):
             return document
+    # without a list, `document` still says that a file with a suffix of labels has no known form
     return _read_list(suffix, data, picture_name, names) or document
 
 
@@ -97,18 +98,20 @@ def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames)
     try:
         entries, seems_list = _list_entries(suffix, data, picture_name, names)
     except InputError as error:
-        return LabelDocument(tables.FORM, [], str(error))
+        return LabelDocument(tables.FORM, entries=[], fault=str(error))
     except Exception:  # it is a file of something else, which may raise anything in a reader of lists
         return None
-    return LabelDocument(tables.FORM if entries else "", entries, seems_list=seems_list)
+    form = tables.FORM if entries else ""
+    return LabelDocument(form, entries, seems_list=seems_list)
 
 
 def _list_entries(
     suffix: str, data: bytes, picture_name: str, names: PictureNames
 ) -> tuple[list[Entry], bool]:
-    """Return the entries of a list of pictures, and whether a file without entries seems to be such a list.
+    """Return the entries of a list of pictures; the arguments are those of `_read_list`.
 
-    The arguments are those of `_read_list`.
+    Returns:
+        The entries, and whether the file seems to be a list of pictures although it has no entries.
 
     Raises:
         Exception: Whatever the readers of lists raise for a file of something else.
@@ -134,8 +137,9 @@ def _list_entries(
     if suffix in tables.TABLES or can_numbers_be_names():
         return [], tables.seems_list(data, suffix, names)
     # a tool's file in which numbers name most pictures may be a list of them
-    numbered = {entry.name for entry in tables.read_list(data, suffix, picture_name, is_name)}
-    return [], names.count > 1 and 2 * len(numbered) >= names.count
+    named_pictures = {entry.name for entry in tables.read_list(data, suffix, picture_name, is_name)}
+    are_most_named = 2 * len(named_pictures) >= names.count
+    return [], names.count > 1 and are_most_named
 
 
 def _can_numbers_be_names(suffix: str, data: bytes) -> bool:
@@ -153,19 +157,20 @@ def _read_form(
 ) -> LabelDocument | None:
     """Read a file of a labelling tool; the arguments are those of `read_label_file`.
 
-    If the file is of no such tool, the result has an empty form. None for a text file without words: a file
-    of YOLO is empty if nothing is marked in the picture.
+    If the file is of no such tool, the result has an empty form. None for a text file without words, which
+    may be YOLO's file of a picture in which nothing is marked.
     """
     try:
         document = _load(suffix, data)
     except Exception as error:
         is_of_tool = _LABEL_SIGN.search(data) is not None
-        return LabelDocument("", [], _damage(error) if is_of_tool else "")
+        fault = _damage(error) if is_of_tool else ""
+        return LabelDocument(form="", entries=[], fault=fault)
     if suffix == ".txt" and not document:
         return None
     form = _form_of(suffix, document)
     if form is None:
-        return LabelDocument("", [])
+        return LabelDocument(form="", entries=[])
     try:
         parse = form.parse
         if suffix == ".txt":
@@ -178,7 +183,7 @@ def _read_form(
         reason = f"something in it has no {error.args[0]!r}"
     except Exception:  # a damaged file may make a library raise anything
         reason = "a value in it has the wrong form"
-    return LabelDocument(form.name, [], f"as {form.name}: {reason}")
+    return LabelDocument(form.name, entries=[], fault=f"as {form.name}: {reason}")
 
 
 def _damage(error: Exception) -> str:
@@ -195,12 +200,12 @@ def _form_of(suffix: str, document: object) -> _Form | None:
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """Return the entry; marks whose labels are no defects, such as "background", are marked as left out."""
+    """Return the entry, in which marks of no defects, such as "background", are left out."""
     marks = []
     for mark in entry.marks:
         is_no_defect = mark.kind.strip("_ ").casefold() in NO_DEFECT
         if mark.draw and is_no_defect:
-            marks.append(Mark(None, f"label {mark.kind}"))
+            marks.append(Mark(draw=None, kind=f"label {mark.kind}"))
         else:
             marks.append(mark)
     return entry._replace(marks=marks)

@@ -68,13 +68,13 @@ def parse_coco(document: Record, _picture_name: str) -> Iterator[Entry]:
     for category in document.get("categories") or ():
         kind_by_id[_to_id(category.get("id"))] = str(category.get("name", ""))
     # annotations without places state the classes of whole pictures, unless others in the file have places
-    are_classes = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
+    can_state_class = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
     for image_id, image in image_by_id.items():
         size = read_size(image.get("height"), image.get("width"))
         picture = _CocoPicture(image, size)
         for annotation in annotations_of.get(image_id, ()):
             kind = kind_by_id.get(_to_id(annotation.get("category_id")), "")
-            picture.add(annotation, kind, are_classes=are_classes)
+            picture.add(annotation, kind, can_state_class=can_state_class)
         yield picture.entry()
 
 
@@ -99,16 +99,16 @@ class _CocoPicture:
     marks: list[Mark] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
 
-    def add(self, annotation: Record, kind: str, are_classes: bool) -> None:
+    def add(self, annotation: Record, kind: str, can_state_class: bool) -> None:
         """Add an annotation.
 
         Args:
             annotation: The annotation.
             kind: Name of its category.
-            are_classes: Whether an annotation without a place states the class of the whole picture.
+            can_state_class: Whether an annotation without a place states the class of the whole picture.
         """
         if annotation.get("score") is not None:  # a model's findings are no ground truth
-            self.marks.append(Mark(None, "finding of a model"))
+            self.marks.append(Mark(draw=None, kind="finding of a model"))
             return
         marks = self._segments(annotation, kind)
         self.marks += marks
@@ -118,10 +118,10 @@ class _CocoPicture:
             x, y, width, height = map(float, annotation["bbox"])
             corners = shapes.box((x, y, x + width, y + height))
             self.marks.append(Mark(shapes.filled(corners), kind, is_box=True))
-        elif kind and are_classes:
+        elif kind and can_state_class:
             self.classes.append(kind)
         else:
-            self.marks.append(Mark(None, NO_PLACE))
+            self.marks.append(Mark(draw=None, kind=NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
         """Return the marks of an annotation's segmentation: of its polygons and run lengths."""
@@ -212,7 +212,7 @@ def _labelme_mark(shape: Record) -> Mark:
     label = str(shape.get("label", ""))
     min_points = 2 if kind in ("rectangle", "circle") else 1
     if len(points) < min_points:
-        return Mark(None, NO_PLACE)
+        return Mark(draw=None, kind=NO_PLACE)
     if kind == "rectangle":
         corners = shapes.box([*points.min(0), *points.max(0)])
         return Mark(shapes.filled(corners), label, is_box=True)
@@ -271,7 +271,7 @@ def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
     """Return the texts of a picture's attribute: its value, or the names of its ticked checkboxes."""
     texts = [value]
     if isinstance(value, dict):
-        texts = [box for box, is_ticked in value.items() if is_ticked]
+        texts = [checkbox for checkbox, is_ticked in value.items() if is_ticked]
     return picture_texts(f"label {name}", texts)
 
 
@@ -281,7 +281,7 @@ def _via_mark(region: Record) -> Mark:
     label = _via_label(region)
     kind = shape.get("name")
     if kind is None:
-        return Mark(None, NO_PLACE)
+        return Mark(draw=None, kind=NO_PLACE)
     if kind == "rect":
         x, y = float(shape["x"]), float(shape["y"])
         corners = shapes.box((x, y, x + shape["width"], y + shape["height"]))
@@ -387,19 +387,20 @@ class _LabelStudioTask:
             if region["value"]:
                 self._add(region)
         predictions = [prediction for prediction in self._task.get("predictions") or () if prediction]
-        left_out = [Mark(None, "prediction")] * len(predictions)
+        left_out = [Mark(draw=None, kind="prediction")] * len(predictions)
         for path in self._paths:
             entry = name_entry(path, self._sizes.get(path), [*self._marks[path], *left_out])
             yield entry._replace(about=tuple(self._about[path]))
         if not self._paths:
-            yield Entry("", None, [Mark(None, "task without a picture")])
+            yield Entry(name="", size=None, marks=[Mark(draw=None, kind="task without a picture")])
 
     def _read_regions(self) -> Iterable[Record]:
         """Return the regions of all annotators, and store the pictures' sizes that they state.
 
         Label Studio may write shape and label of a region as two regions with the same id: these are joined.
         """
-        regions: dict[tuple[int, object], Record] = {}  # by annotation, and id or number in it
+        # by annotation and the region's id; a region without id by its number in the annotation
+        regions: dict[tuple[int, object], Record] = {}
         for annotation in self._task.get("annotations") or self._task.get("completions") or ():
             if annotation.get("was_cancelled"):
                 continue
@@ -416,13 +417,13 @@ class _LabelStudioTask:
     def _add(self, region: Record) -> None:
         """Add a region to the marks of its picture, or to the texts on it.
 
-        If a region may be of several pictures, the marks of all pictures are replaced by one that is left
-        out, because no picture is known to be marked completely.
+        If a region may be of several pictures, none of these is known to be marked completely. So the marks
+        of each are replaced by a single mark, which is left out.
         """
         picture = self._marked_picture(region)
         if picture is None:
             for path in self._paths:
-                self._marks[path] = [Mark(None, "mark in one of several pictures")]
+                self._marks[path] = [Mark(draw=None, kind="mark in one of several pictures")]
             return
         texts = _label_studio_texts(region)
         if texts:
@@ -439,16 +440,16 @@ class _LabelStudioTask:
         named_paths = self._paths_by_name.get(str(region.get("to_name")))
         paths = named_paths or self._paths
         number = region.get("item_index")
-        is_single_list = bool(named_paths) or len(self._paths_by_name) == 1
-        if len(paths) > 1 and isinstance(number, int) and is_single_list:
+        is_list_known = bool(named_paths) or len(self._paths_by_name) == 1  # the list that `number` counts in
+        if len(paths) > 1 and isinstance(number, int) and is_list_known:
             return paths[number] if 0 <= number < len(paths) else None
         return paths[0] if len(paths) == 1 else None
 
 
 def _task_pictures(task: Record) -> dict[str, list[str]]:
-    """Return the paths of a task's pictures, by the names of its data.
+    """Return the paths of a task's pictures, by the names of the task's data fields.
 
-    If the data have no picture, the uploaded file is used, with an empty name.
+    If no field has a picture, the uploaded file is used, under an empty name.
     """
     paths_by_name: dict[str, list[str]] = {}
     for name, value in task["data"].items():
@@ -475,8 +476,10 @@ def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
         return ()
     name = f"choice {region.get('from_name') or ''}"
     texts: list[tuple[str, str]] = []
+    # "choices" is one list of words, "taxonomy" a list of such lists
     for choice in [value.get("choices") or [], *(value.get("taxonomy") or [])]:
-        texts += picture_texts(name, choice if isinstance(choice, list) else [choice])
+        words = choice if isinstance(choice, list) else [choice]
+        texts += picture_texts(name, words)
     return tuple(texts)
 
 
@@ -493,23 +496,24 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     value = region["value"]
     label = _label_studio_label(value)
     if region.get("image_rotation"):
-        return Mark(None, "mark in a picture that is turned in the tool")
+        return Mark(draw=None, kind="mark in a picture that is turned in the tool")
     if "rle" in value or "imageDataURL" in value:
         if size is None:
             raise KeyError("original_width")
         return Mark(_label_studio_mask(value), label)
     key = next((key for key in _POLYGON_READERS if key in value), "")
     if not key:  # a shape that is not read
-        return Mark(None, str(region.get("type") or NO_PLACE))
+        return Mark(draw=None, kind=str(region.get("type") or NO_PLACE))
     read_polygon = _POLYGON_READERS[key]
     # damaged values raise here, while the file is read, not only when the mask is drawn
     corners = read_polygon(value, (1, 1))
     if not len(corners):
-        return Mark(None, NO_PLACE)
-    # an ellipse, or a shape that is turned
-    is_loose = key == "radiusX" or bool(value.get("rotation"))
-    shape = shapes.placed(partial(read_polygon, value), is_loose=is_loose)
-    return Mark(shape, label, is_box=key == "height")
+        return Mark(draw=None, kind=NO_PLACE)
+    is_ellipse = key == "radiusX"
+    is_rectangle = key == "height"
+    is_turned = bool(value.get("rotation"))
+    shape = shapes.placed(partial(read_polygon, value), is_loose=is_ellipse or is_turned)
+    return Mark(shape, label, is_box=is_rectangle)
 
 
 def _label_studio_label(value: Record) -> str:

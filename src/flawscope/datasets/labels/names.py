@@ -91,11 +91,11 @@ class PictureNames:
         distinct_texts = {*texts}
         numbers = {number for text in distinct_texts for number in _long_numbers(text)}
         named_count = sum(bool(picture_numbers & numbers) for picture_numbers in self._numbers)
-        # if there are only a few texts, they may be of an order that is in most names, and name no picture
+        # only a few texts name no picture: they may be the number of an order, which is in most names
         if self._is_half(len(distinct_texts)) and self._is_half(named_count):
             return True
         matches = [_POWER.fullmatch(text.strip()) for text in distinct_texts]
-        powers = {match.groups() for match in matches if match}
+        powers = {match.groups() for match in matches if match}  # numbers such as 7.39E+08
         rounded_count = sum(_has_rounded(picture_numbers, powers) for picture_numbers in self._numbers)
         return self._is_half(rounded_count)
 

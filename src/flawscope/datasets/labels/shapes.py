@@ -47,7 +47,7 @@ class Shape:
     reach: Callable[[Size], Polygon] | None = None
 
     def hangs_over(self, size: Size) -> bool:
-        """Whether the mark reaches beyond the border by more than happens with a labelling tool."""
+        """Whether the mark reaches beyond the border by more than is usual with labelling tools."""
         if self.reach is None:
             return False
         points = self.reach(size)
@@ -111,7 +111,7 @@ def read_size(height: Number, width: Number) -> Size | None:
     """Return height and width of a picture as numbers; None where the file does not state both.
 
     Raises:
-        ValueError: A side is not a number or negative, or the picture has more than `MAX_PIXELS`.
+        ValueError: A side is negative or no number, or the picture has more than `MAX_PIXELS`.
     """
     height_pixels, width_pixels = int(height or 0), int(width or 0)
     if height_pixels < 0 or width_pixels < 0 or height_pixels * width_pixels > MAX_PIXELS:
@@ -159,8 +159,13 @@ def ellipse(centre: ArrayLike, radii: ArrayLike, degrees: float = 0.0) -> Polygo
     return turn(upright, centre_point, degrees)
 
 
-def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
+def turn(points: Polygon, centre: Polygon, degrees: float) -> Polygon:
     """Return points turned around a point, clockwise on the picture, where y points down.
+
+    Args:
+        points: Points [N, 2] to turn.
+        centre: Point x, y around which they are turned.
+        degrees: Angle.
 
     Raises:
         ValueError: `degrees` is NaN or too large.
@@ -172,7 +177,7 @@ def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
     sine = np.sin(np.radians(degrees))
     cosine = np.cos(np.radians(degrees))
     rotation = np.array([[cosine, sine], [-sine, cosine]])
-    return to_points(around + (points - around) @ rotation)
+    return to_points(centre + (points - centre) @ rotation)
 
 
 def filled(polygon: Polygon, *, is_loose: bool = False) -> Shape:
@@ -185,7 +190,8 @@ def placed(polygon_in: Callable[[Size], Polygon], *, is_loose: bool = False) -> 
 
     Args:
         polygon_in: Function of the picture's size (H, W) that returns the polygon in pixels.
-        is_loose: Whether the shape is round or turned, so that it may reach beyond the border.
+        is_loose: Whether the shape is round or turned. It may reach beyond the border: only its centre must
+            lie in the picture.
     """
 
     def draw(size: Size) -> Mask:
@@ -208,16 +214,16 @@ def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
             are joined by a line.
     """
     if not len(points):
-        return Mark(None, NO_PLACE)
+        return Mark(draw=None, kind=NO_PLACE)
     draw = fill_polygon if is_closed and len(points) > 2 else draw_line
-    return Mark(Shape(partial(draw, points), lambda _: points), label)
+    return Mark(Shape(draw=partial(draw, points), reach=lambda _: points), label)
 
 
 def pasted(part: Mask, left: int, top: int) -> Shape:
     """Return the shape of a mask whose upper left corner lies at (left, top) in the picture, in pixels."""
     height, width = part.shape
     corners = np.array([[left, top], [left + width, top + height]], float)
-    return Shape(partial(_paste, part, left, top), lambda _: corners)
+    return Shape(draw=partial(_paste, part, left, top), reach=lambda _: corners)
 
 
 def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
@@ -225,7 +231,8 @@ def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
     mask = np.zeros(size, np.bool_)
     part_from_border = part[max(0, -top) :, max(0, -left) :]  # without rows above and columns to the left
     height, width = part_from_border.shape
-    target = mask[max(0, top) :, max(0, left) :][:height, :width]  # a view of the mask
+    mask_from_corner = mask[max(0, top) :, max(0, left) :]
+    target = mask_from_corner[:height, :width]  # a view of the mask
     target_height, target_width = target.shape
     target[:] = part_from_border[:target_height, :target_width]
     return mask
@@ -237,7 +244,8 @@ def fill_polygon(polygon: Polygon, size: Size) -> Mask:
     A pixel is inside if an odd number of edges cross its row to the left of its centre.
     """
     height, width = size
-    # 1 where an odd number of edges cross the row between the centres of the pixel before and this pixel
+    # [r, c] is 1 where an odd number of edges cross row r between the centres of pixels c - 1 and c;
+    # the last column takes the crossings to the right of all centres
     crossings = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
         if y0 == y1:
@@ -304,7 +312,9 @@ def decompress_runs(text: str) -> NDArray[np.int64]:
         is_negative = bits & 0b10000
         if is_negative:
             number -= 1 << bit_count
-        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        if len(runs) > 2:
+            number += runs[-2]
+        runs.append(number)
         number = bit_count = 0
     return np.array(runs, np.int64)
 
@@ -334,12 +344,12 @@ def unpack_brush(packed: bytes, size: Size) -> Mask:
 
     - the number of values (32 bits),
     - the bits of a value, less 1 (5 bits),
-    - four widths in bits, less 1 (4 bits each).
+    - the four numbers of bits that the length of a run may have, less 1 (4 bits each).
 
     Then come the runs, each with:
 
     - whether a value is repeated (1 bit),
-    - which of the widths the next number has (2 bits),
+    - which of the four numbers of bits its length has (2 bits),
     - the length of the run, less 1,
     - the repeated value, or as many values as the run is long.
 
@@ -352,11 +362,11 @@ def unpack_brush(packed: bytes, size: Size) -> Mask:
     value_bits = bits.read(5) + 1
     if value_count != 4 * height * width or value_bits != 8:
         raise InputError(f"a brush's run lengths do not make {width}x{height} pixels: export them again")
-    length_widths = [bits.read(4) + 1 for _ in range(4)]
+    possible_length_bits = [bits.read(4) + 1 for _ in range(4)]
     values = bytearray()
     while len(values) < value_count:
         is_repeated = bits.read(1)
-        length_bits = length_widths[bits.read(2)]
+        length_bits = possible_length_bits[bits.read(2)]
         length = bits.read(length_bits) + 1
         if is_repeated:
             values += bytes([bits.read(8)]) * length

@@ -57,7 +57,7 @@ def read_list(
     column, names = _column_of_names(rows, headers, is_name)
     if not names or _is_by_chance(names, suffix, is_first=column == headers[0], count=count):
         return _own_entry(data, suffix, picture_name) if is_own else []
-    if headers == [column]:  # the list has only names: its own name says something about them
+    if headers == [column]:  # the list only names pictures: the name of its file says something about them
         about = ((LISTED, PurePosixPath(picture_name).name),)
         return [_entry(row[column][0], about) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
@@ -96,9 +96,10 @@ def _is_by_chance(names: Collection[str], suffix: str, *, is_first: bool, count:
         is_first: Whether the texts are in the first column.
         count: Number of pictures.
     """
-    if suffix in KEYS_AND_VALUES and suffix != ".txt" and not is_first:
+    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")  # a text file may be either, so it is taken as one
+    has_keys = suffix in KEYS_AND_VALUES and not is_table
+    if has_keys and not is_first:
         return True
-    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")
     are_numbers = all(name.isdecimal() for name in names)
     return not is_table and are_numbers and 2 * len(names) < count
 
@@ -107,7 +108,8 @@ def _own_row(data: bytes, suffix: str) -> Row:
     """Return the row of a file about one picture: its keys and values, or its text under "label"."""
     if suffix not in TABLES:
         document = _document(data, suffix)
-        return _record_row(document if isinstance(document, dict) else {"label": document})
+        record = document if isinstance(document, dict) else {"label": document}
+        return _record_row(record)
     lines = [line for line in map(str.strip, table_text(data).splitlines()) if line]
     if not lines:
         return {"label": [""]}
@@ -145,7 +147,8 @@ def _entry(name: str, about: tuple[tuple[str, str], ...]) -> Entry:
     """
     entry = name_entry(picture_path(name), size=None, marks=[])
     # `name_entry` cuts at any dot; a name such as "part 1.5" has no suffix of a picture
-    if not is_picture(f"a{entry.suffix}"):
+    has_picture_suffix = is_picture(f"a{entry.suffix}")  # only with a stem is it a suffix
+    if not has_picture_suffix:
         path = PurePosixPath(name.replace("\\", "/"))
         entry = Entry(path.with_name(name_of(name)).as_posix(), size=None, marks=[])
     return entry._replace(about=about)
@@ -156,7 +159,8 @@ def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
 
     Args:
         row: The row.
-        column: Column of the pictures' names, which is left out; so are file names of pictures in others.
+        column: Column of the pictures' names, which is left out. In the other columns, file names of
+            pictures are left out.
     """
     about = []
     for header, texts in row.items():
@@ -182,7 +186,7 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
 
 
 def _document(data: bytes, suffix: str) -> object:
-    """Return the content of a file of JSON, lines of JSON, or XML, which is converted to the form of JSON."""
+    """Return the content of a file of JSON, lines of JSON, or XML; XML is converted to the form of JSON."""
     if suffix == ".xml":
         return xml_forms.to_document(data)
     text = table_text(data)
@@ -227,14 +231,15 @@ def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
     columns = [*zip(*full_rows, strict=True)]
     if any(map(_says_good_or_bad, columns)):
         return True
-    names_pictures = any(map(names.are_near, columns))
-    return names_pictures and any(form_groups(column[1:], 2) for column in columns)
+    has_near_names = any(map(names.are_near, columns))
+    # column[1:]: the first row may name the columns
+    return has_near_names and any(form_groups(column[1:], least=2) for column in columns)
 
 
 def _says_good_or_bad(column: Sequence[str]) -> bool:
     """Whether the values of a column sort its rows into groups, and one of them says defective."""
     values = column[1:]  # without the header
-    return form_groups(values, 2) and any(says_good(text) is False for text in {*values})
+    return form_groups(values, least=2) and any(says_good(text) is False for text in {*values})
 
 
 def _widest_cut(text: str) -> list[list[str]]:
@@ -273,7 +278,7 @@ def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
     if has_header_line:
         headers = [name or default for name, default in zip(lines[0], headers, strict=False)]
         lines = lines[1:]
-    elif width > 2:  # for example label, position, size, picture
+    elif width > 2:  # such as label, position, size, picture; up to two columns are all called "label"
         label_column = _column_of_words(lines, width, is_name)
         if label_column is not None:
             headers[label_column] = "label"
@@ -425,7 +430,8 @@ def _rows_of_record(record: Mapping[str, object], is_name: IsName) -> Iterator[R
     """Yield the rows of a record.
 
     A record that names exactly one picture is a row itself. Otherwise, if it has lists of pictures, each
-    picture is a row with the list's key as its label. Otherwise the lists and records in it are read.
+    picture is a row with the list's key as its label. Otherwise the lists and records in it are read. A
+    record of only simple values is a row, too, although it names no picture.
     """
     row = _record_row(record)
     if len(_pictures_in(row, is_name)) == 1:
@@ -469,8 +475,9 @@ def _record_row(record: Mapping[str, object], path: str = "") -> Row:
     row: Row = {}
     for key, value in record.items():
         header = f"{path} {key}".strip()
-        has_several_keys = isinstance(value, dict) and len(value) != 1
-        if not has_several_keys:
+        # of a record with one key, `_texts` returns the value's texts
+        may_have_texts = not isinstance(value, dict) or len(value) == 1
+        if may_have_texts:
             texts = _texts(value)
             if texts:
                 row.setdefault(header, []).extend(texts)

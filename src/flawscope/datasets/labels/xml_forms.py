@@ -84,9 +84,9 @@ def is_voc(document: object) -> TypeGuard[Element]:
 def parse_voc(document: Element, picture_name: str) -> Iterator[Entry]:
     """Yield the entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC).
 
-    LabelImg, CVAT, Label Studio, LabelMe for the web and Roboflow write it, the last with polygons. The edges
-    of a box are coordinates between pixels, as all of these tools write them, not indices of the first and
-    the last pixel.
+    LabelImg, CVAT, Label Studio and LabelMe for the web write it, and Roboflow with polygons. The edges of a
+    box are coordinates between pixels, as all of these tools write them, not indices of the first and the
+    last pixel.
     """
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
     suffix = PurePosixPath(document.findtext("filename") or "").suffix
@@ -98,7 +98,7 @@ def _voc_mark(element: Element) -> Mark:
     """Return the mark of an `object` of Pascal VOC: its polygon, else its box."""
     label = element.findtext("name") or ""
     if element.findtext("deleted") == "1":
-        return Mark(None, "deleted mark")
+        return Mark(draw=None, kind="deleted mark")
     polygon = element.find("polygon")
     if polygon is not None:
         points = _voc_corners(polygon)
@@ -106,7 +106,7 @@ def _voc_mark(element: Element) -> Mark:
             return Mark(shapes.filled(points), label)
     box = element.find("bndbox")
     if box is None:
-        return Mark(None, "object without a place")
+        return Mark(draw=None, kind="object without a place")
     attributes = {}
     for attribute in element.iterfind("attributes/attribute"):
         attributes[attribute.findtext("name")] = attribute.findtext("value")
@@ -155,7 +155,7 @@ def parse_cvat(document: Element, _picture_name: str) -> Iterator[Entry]:
 
 
 def _cvat_mark(element: Element) -> Mark:
-    """Return the mark of a shape of CVAT; it is marked as left out if this kind of shape is not read."""
+    """Return the mark of a shape of CVAT; the mark is left out if this kind of shape is not read."""
     kind = element.tag
     values = element.attrib
     label = values.get("label", "")
@@ -178,4 +178,4 @@ def _cvat_mark(element: Element) -> Mark:
     if kind in ("polygon", "polyline", "points"):
         points = shapes.to_points([pair.split(",") for pair in values["points"].split(";") if pair])
         return shapes.mark_points(points, label, is_closed=kind == "polygon")
-    return Mark(None, kind)
+    return Mark(draw=None, kind=kind)

@@ -96,7 +96,8 @@ def _read_line(words: list[str], has_key_points: bool) -> tuple[int, list[float]
         is_visibility = has_key_points and number == 2  # 2: the key point is visible
         if not is_share and not is_visibility:
             return None
-    return int(kind), numbers[:4] if has_key_points else numbers
+    coordinates = numbers[:4] if has_key_points else numbers
+    return int(kind), coordinates
 
 
 def have_key_points(lines: list[list[str]]) -> bool | None:
@@ -105,9 +106,9 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     True if the first four numbers of each line are a box, points in this box follow, and each point has its
     visibility 0, 1 or 2 as the third number.
 
-    None if points in the box follow without visibility. Such lines may be polygons, too, whose first two
-    corners are the four numbers. The second corner of a polygon nearly always lies in this "box", as the
-    later corners do. So if the second corner of any line lies in its box, the result is False.
+    None if points in the box follow without visibility. Such lines may be polygons, too: then the four
+    numbers are two corners. If the lines are polygons, the second corner nearly always lies in what would be
+    the box, as the later corners do. So if it does in any line, the result is False.
     """
     try:
         rows = [np.array(words[1:], float) for words in lines]
@@ -176,15 +177,16 @@ def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings
         InputError: A line is none of these.
     """
     marks = []
-    has_key_points = settings.key_points or have_key_points(lines)  # None: boxes with key points, or polygons
+    has_key_points = settings.key_points or have_key_points(lines)
+    is_ambiguous = has_key_points is None  # boxes with key points, or polygons
     for row, words in enumerate(lines, start=1):
         line = _read_line(words, bool(has_key_points))
         if line is None:
             raise InputError(f"line {row} is neither a box nor a polygon in shares of the picture")
-        kind, numbers = line
-        label = settings.names.get(kind, str(kind))
-        if has_key_points is None:
-            marks.append(Mark(None, "box with key points or polygon"))
+        kind_number, numbers = line
+        label = settings.names.get(kind_number, str(kind_number))
+        if is_ambiguous:
+            marks.append(Mark(draw=None, kind="box with key points or polygon"))
         else:
             marks.append(_mark_of_numbers(numbers, label))
     yield Entry(picture_name, size=None, marks=marks)
@@ -193,14 +195,15 @@ def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings
 def _mark_of_numbers(numbers: list[float], label: str) -> Mark:
     """Return the mark of a line: a box by centre and size, or a polygon by its corners."""
     if len(numbers) % 2:  # a model's confidence comes last
-        return Mark(None, "finding of a model")
+        return Mark(draw=None, kind="finding of a model")
     if len(numbers) == 4:
         x, y, width, height = numbers
         corners = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         return Mark(_filled_share(corners), label, is_box=True)
     points = shapes.to_points(numbers)
-    # four corners with only two different x and two different y
-    is_upright_box = len(points) == 4 and all(len({*points[:, axis]}) == 2 for axis in (0, 1))
+    # the corners of an upright box have only two different x and two different y
+    xs, ys = points.T
+    is_upright_box = len(points) == 4 and len({*xs}) == 2 and len({*ys}) == 2
     return Mark(_filled_share(points), label, is_box=is_upright_box)
 
 
