@@ -209,8 +209,8 @@ def _learn(
             "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
         )
     # Area of the component that contains the median of all components' pixels: so small specks count little
-    median_component = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
-    typical_area = float(areas[median_component])
+    median_index = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
+    typical_area = float(areas[median_index])
     single_parts = _find_single_parts(components, typical_area)
     largest_area = max(map(sum, picture_areas))
     most = max(1, round(largest_area / typical_area))

@@ -363,19 +363,20 @@ class TileBlender:
         geometry = self.whole.with_picture_size(self.grid.canvas)
         step = max(1, BLOCK_PIXELS // width)
         largest = -math.inf
+        fused_view_map = None
         if self.view is not None:
             whole_score, view_map = self.view
             score = float(np.maximum(score, whole_score * fusion.factor + fusion.shift))
-            scaled_map = view_map * np.float32(fusion.factor) + np.float32(fusion.shift)
+            fused_view_map = view_map * np.float32(fusion.factor) + np.float32(fusion.shift)
         for start in range(0, height, step):
             rows = picture_map[start : start + step]
             inside = None if self.region is None else self.region.window(start, 0, len(rows), width)
             if inside is not None:
                 rows[~inside] = lowest  # nothing was computed outside the region
-            if self.view is not None:
-                whole_map = geometry.window(start, 0, len(rows), width).warp(scaled_map, fill=-math.inf)
+            if fused_view_map is not None:
+                whole_rows = geometry.window(start, 0, len(rows), width).warp(fused_view_map, fill=-math.inf)
                 if inside is not None:
-                    whole_map[~inside] = -math.inf
-                np.maximum(rows, whole_map, out=rows)
+                    whole_rows[~inside] = -math.inf
+                np.maximum(rows, whole_rows, out=rows)
             largest = float(np.maximum(largest, rows.max()))
         return (largest if fusion.score == "map" else score), picture_map
