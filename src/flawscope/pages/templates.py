@@ -79,10 +79,10 @@ class Texts:
         return {key: text for key, text in self.flat.items() if key.split(".")[0] in names}
 
     def reason(self, reason: Reason) -> str:
-        """Return the text of a reason of a finding (`findings.Reason`)."""
+        """Return the text of a finding's reason (`findings.Reason`)."""
 
         def value_text(value: Value) -> str:
-            if value is None:
+            if value is None:  # a kind that is not known
                 return self("common.region")
             return self.number(value, 4) if isinstance(value, float) else str(value)
 
@@ -166,7 +166,7 @@ class Pages:
 
     @property
     def missing_texts(self) -> list[str]:
-        """A line for each language with missing texts, with the number of these."""
+        """A line for each language with missing texts, which says how many are missing."""
         lines = []
         for language, texts in self.texts.items():
             if not texts.missing:
@@ -177,7 +177,7 @@ class Pages:
         return lines
 
     def texts_for(self, chosen: str | None, accept_language: str = "") -> Texts:
-        """Return the texts of the language that a person chose; else that the browser asks for; else English.
+        """Return the texts of the language that a person chose, or that the browser asks for, or of English.
 
         Args:
             chosen: Code of the language that the person chose; None: the person has chosen none.
@@ -196,11 +196,12 @@ class Pages:
         """Return the texts of a language by key; keys that the language lacks are left out."""
         text_by_key: dict[str, str] = {}
         for file in self._text_files():
-            stem = file.name.removesuffix(".yaml")  # a language or a page
+            stem = file.name.removesuffix(".yaml")  # code of a language, or name of a page
             if stem in self.languages and stem != language:
                 continue
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
             assert isinstance(content, dict)
+            # a page's file has the sections of each language by its code
             sections = content if stem == language else content.get(language) or {}
             text_by_key |= _flat_texts(sections)
         return text_by_key

@@ -93,19 +93,19 @@ def learn_cross_validated(
     groups: Sequence[int] | None = None,
     learnt: Aligned | None = None,
 ) -> tuple[PoseReference, dict[int, PoseReference]]:
-    """Learn the reference, and the error of each good part by a reference learnt without it (10-fold).
+    """Learn the reference, and the errors of good parts by 10-fold cross-validation.
 
-    Two references are learnt, each from half of the pictures. The angles on which they agree give the
-    period of the part's symmetry.
+    Two further references are learnt, each from half of the pictures. The angles on which these agree give
+    the period of the part's symmetry.
 
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
         kind: Poses that occur.
-        ground: Level around the parts, where these lie in the middle of the pictures.
+        ground: Grey level around the parts, if each lies in the middle of its picture; None: not known.
         groups: Group of each picture; pictures of one group are left out together. None: each picture is a
             group of its own.
-        learnt: Parts that `poses_needed` has aligned for the same pictures and poses; None: they are aligned
-            here.
+        learnt: The parts as `poses_needed` aligned them, in the same pictures and by the same poses; None:
+            they are aligned here.
 
     Returns:
         The reference; and group -> reference learnt without this group, for groups that the reference was
@@ -140,7 +140,7 @@ def _learn_folds(
         learnt without the group's fold.
     """
     reference, poses = aligned
-    levels = _border_quantiles(pictures)
+    ground_levels = _border_quantiles(pictures)
     distinct_groups = dict.fromkeys(groups)
     fold_by_group = {group: number % _FOLDS for number, group in enumerate(distinct_groups)}
     errors = list[float]()
@@ -155,7 +155,7 @@ def _learn_folds(
                 left_out.append(picture)
             else:
                 learnt.append((picture, pose))
-        fold_reference = _average(learnt, reference, levels)
+        fold_reference = _average(learnt, reference, ground_levels)
         errors += [fold_reference.find(picture).error for picture in left_out]
         for group, group_fold in fold_by_group.items():
             if group_fold == fold:
@@ -192,7 +192,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
 
 
 def _simplest_poses(aligned: Aligned, kind: PoseKind, poses: Sequence[Pose]) -> Lying | None:
-    """Return the simplest kind of poses that explains how aligned parts lie; None: all in the same pose.
+    """Return the simplest kind of poses in which aligned parts lie; None: all lie in the same pose.
 
     Args:
         aligned: The aligned parts.
@@ -216,17 +216,17 @@ def _valid_poses(poses: Sequence[Pose]) -> list[Pose]:
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Find the kinds of poses in which parts may lie, by a few pictures, each used as the reference.
+    """Find the kinds of poses in which parts may lie, by using each of a few pictures as the reference.
 
-    Trying a few pictures takes a tenth of the time of aligning all pictures.
+    This takes a tenth of the time of aligning all pictures.
 
     Args:
         singles: The pictures.
         full: Whether parts may also be mirrored or scaled.
 
     Returns:
-        The kinds, in the order to try them; none if all parts lie in the same pose, or no part is found; and
-        whether the first kind is sure, and need not be tried.
+        The kinds, in the order to try them, which are none if all parts lie in the same pose or no part is
+        found; and whether the first kind is sure without trying it.
     """
     upright_count, same_place_count = _count_upright(singles)
     if same_place_count == 2:
@@ -250,13 +250,14 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Count the pictures that, used as the reference, find most parts without a rotation.
+    """Use a few pictures as the reference, and count those by which most parts are found without a rotation.
 
-    A few pictures are tried. The count ends early after two that find the parts at the same place, or after
-    three of which none finds most parts.
+    The count ends early after two by which the parts are found at the same place, or after three of which
+    none finds most parts.
 
     Returns:
-        The number of pictures that find most parts well; and how many of these find them at the same place.
+        The number of pictures by which most parts are found well; and the number of those by which they are
+        found at the same place.
     """
     count = len(singles.pictures)
     valid_counts = list[int]()
@@ -304,7 +305,7 @@ def spread_numbers(count: int, max_count: int) -> list[int]:
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learn a reference, whose `errors` stay empty, and find the poses of the pictures by the reference.
+    """Learn a reference, and find the poses of the pictures by it; its `errors` stay empty.
 
     Raises:
         InputError: The pictures show nothing to be found.
@@ -322,11 +323,11 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
 
 
 def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
-    """Return the folds of the part's symmetry, as in `PoseReference.period`, by the poses of two references.
+    """Count the folds of the part's symmetry (`PoseReference.period`) from the poses by two references.
 
-    A part with n folds looks the same after 1/n of a turn. The result is the least n for which, in most
-    pictures, the two references' angles differ by the same angle, modulo 1/n of a turn. 0: there is no such
-    n, and the part looks the same at every angle.
+    A part with n folds looks the same after 1/n of a turn. In each picture the angles by the two references
+    have a difference. The result is the least n for which most pictures have the same difference, up to
+    multiples of 1/n of a turn. 0: there is no such n, and the part looks the same at every angle.
 
     Args:
         first: Pose of each picture by the first reference.
@@ -339,9 +340,10 @@ def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     differences = np.array(angle_differences)
     for folds in range(1, _MAX_PERIOD + 1):
         phases = np.exp(1j * folds * differences)
-        # [N, N]: row i has the angles from all pictures' differences to that of picture i
+        # [N, N]: row i has the angles between the difference of picture i and those of all pictures
         distances = np.angle(phases[:, None] / phases) / folds
-        tolerance = min(_ANGLE_TOLERANCE, 2 * math.pi / folds / 16)
+        period = 2 * math.pi / folds
+        tolerance = min(_ANGLE_TOLERANCE, period / 16)
         agreement = (np.abs(distances) < tolerance).mean(1)
         if agreement.max() >= _MIN_AGREEMENT:
             return folds
@@ -352,9 +354,10 @@ def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> Pos
     """Learn a reference: align all pictures to one of them, then repeatedly to their average."""
     reference = singles.best(kind, period)
     pictures = singles.pictures
-    levels = _border_quantiles(pictures)
+    ground_levels = _border_quantiles(pictures)
     for _ in range(_ROUNDS):
-        reference = _average([(picture, reference.find(picture)) for picture in pictures], reference, levels)
+        with_poses = [(picture, reference.find(picture)) for picture in pictures]
+        reference = _average(with_poses, reference, ground_levels)
     return reference
 
 
@@ -406,20 +409,21 @@ class _SingleReferences:
 
         distance = np.abs(self._centred[number] - self._background) / self._spread
         smooth_distance = ndimage.gaussian_filter(distance, 2) * self._inside[number]
-        part = smooth_distance**2 / (smooth_distance**2 + 4)  # 0..1: how surely each pixel shows the part
-        part[part < part.max() / 4] = 0  # unsure pixels do not count
-        middle_row, middle_column = ndimage.center_of_mass(part + 1e-12)
+        # 0..1: how surely each pixel shows the part; 0.5 at a distance of 2 spreads
+        certainty = smooth_distance**2 / (smooth_distance**2 + 4)
+        certainty[certainty < certainty.max() / 4] = 0  # unsure pixels do not count
+        middle_row, middle_column = ndimage.center_of_mass(certainty + 1e-12)
         picture = self.pictures[number]
         # from a pixel of the frame to a place in the picture: the middles of both coincide
         y = middle_row + 0.5 - HALF_SIDE + picture.shape[0] / 2
         x = middle_column + 0.5 - HALF_SIDE + picture.shape[1] / 2
         centred_picture, visible = align(picture, Pose(x, y))
         shift = [HALF_SIDE - 0.5 - middle_row, HALF_SIDE - 0.5 - middle_column]
-        centred_part = ndimage.shift(part, shift, order=1) * visible
-        counted = centred_part > 0.01
+        centred_certainty = ndimage.shift(certainty, shift, order=1) * visible
+        counted = centred_certainty > 0.01
         if not counted.any():
             return None
-        uncertainty = 2 * _MIN_SPREAD / np.sqrt(np.maximum(centred_part, 0.01))
+        uncertainty = 2 * _MIN_SPREAD / np.sqrt(np.maximum(centred_certainty, 0.01))
         deviation = np.where(counted, uncertainty, 0)  # 0: the pixel does not count
         return _build_reference(kind, centred_picture, deviation, HALF_SIDE, period)
 
@@ -466,10 +470,12 @@ def _average(
     """
     from scipy import ndimage
 
-    lost = InputError("the good pictures show no part that can be found in most of them: leave out --align")
+    no_part = InputError(
+        "the good pictures show no part that can be found in most of them: leave out --align"
+    )
     with_part = [(picture, pose) for picture, pose in pictures if pose.found]
     if 2 * len(with_part) < len(pictures):
-        raise lost
+        raise no_part
     warped = [align(picture, pose) for picture, pose in with_part]
     stack = np.stack([np.where(inside, picture, np.nan) for picture, inside in warped])
     visible = np.stack([inside for _, inside in warped]).mean(0) > 0.5
@@ -486,11 +492,12 @@ def _average(
     if part is None:
         part = visible
     if not part.any():  # no pixel lies in most of the pictures
-        raise lost
+        raise no_part
     counted = ndimage.binary_dilation(part, iterations=_OUTLINE_WIDTH) & visible
     square = _bounding_square(part, previous.rotates)
     # pixels of the new frame, from its middle; then their rows and columns in the old frame
-    right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF_SIDE])
+    from_middle = np.arange(SIDE) + 0.5 - HALF_SIDE
+    right, down = np.meshgrid(from_middle, from_middle)
     cos, sin = math.cos(square.turn), math.sin(square.turn)
     rows = sin * right + cos * down + square.y + HALF_SIDE - 0.5
     columns = cos * right - sin * down + square.x + HALF_SIDE - 0.5
@@ -508,7 +515,7 @@ def _without_small_areas(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     labels, count = ndimage.label(ndimage.binary_opening(mask), np.ones((3, 3)))
     if not count:
         return None
-    sizes = np.bincount(labels.ravel())[1:]
+    sizes = np.bincount(labels.ravel())[1:]  # label 0 is outside of the mask
     large_labels = 1 + np.flatnonzero(sizes >= _MIN_AREA_SHARE * sizes.sum())
     return np.isin(labels, large_labels)
 
@@ -546,7 +553,7 @@ def _bounding_square(part: NDArray[np.bool_], can_turn: bool) -> _Square:
         v = cos * y - sin * x
         middle_u = (u.min() + u.max()) / 2
         middle_v = (v.min() + v.max()) / 2
-        half_side = max(np.ptp(u), np.ptp(v)) / 2 + 0.5
+        half_side = max(np.ptp(u), np.ptp(v)) / 2 + 0.5  # + 0.5: from the outermost centres to the edges
         middle_x = cos * middle_u - sin * middle_v
         middle_y = sin * middle_u + cos * middle_v
         squares.append(_Square(turn, middle_x, middle_y, half_side))
@@ -559,7 +566,7 @@ def _build_reference(
     kind: PoseKind, levels: NDArray[np.floating], deviation: NDArray[np.floating], extent: float, period: int
 ) -> PoseReference:
     """Build a reference from levels in 0..1 and deviations; a pixel of deviation 0 does not count."""
-    # lower bound `deviation > 0` is 1 for a pixel that counts: 0 means that the pixel does not count
-    spread = np.clip(np.rint(deviation * SPREAD_SCALE), deviation > 0, 255).astype(np.uint8)
+    least_spread = deviation > 0  # 1 for a pixel that counts, since 0 means that it does not count
+    spread = np.clip(np.rint(deviation * SPREAD_SCALE), least_spread, 255).astype(np.uint8)
     grey_levels = np.rint(levels * 255).clip(0, 255).astype(np.uint8)
     return PoseReference(kind, grey_levels, spread, extent, period)

@@ -59,14 +59,19 @@ class Frame:
     neighbours: Neighbours | None = None
 
     def place(self, view: Geometry) -> Geometry:
-        """Convert the place of a view in the frame to its place in the picture."""
+        """Return the place of a view in the picture.
+
+        Args:
+            view: Place of the view in the frame.
+        """
         turned = self.turned
         if turned is None or turned.matrix is None:
             return view
         height, width = self.size
         network_height, network_width = turned.size
         view_scale_y, view_scale_x = view.scale
-        # factors from the frame, scaled to the network's size, to the view
+        # `turned` maps from the picture to the frame at the network's size; y_factor and x_factor map from
+        # there to the view
         network_scale_y = network_height / height
         network_scale_x = network_width / width
         y_factor = view_scale_y / network_scale_y
@@ -89,24 +94,24 @@ class Frame:
             canvas: Place of the canvas in the frame.
 
         Returns:
-            The canvas in the picture's depth; and a mask [H, W] of its pixels that show the picture and no
-            other part, or None if all of them do.
+            The canvas in the picture's depth; and a mask [H, W] of its pixels that show the picture without
+            other parts; None: all do.
         """
         if self.turned is None:
             return resized(self.picture, canvas.size, full_box(self.picture)), None
         placed = self.place(canvas)
         planes = warp_view(self.picture, placed)
         if self.neighbours is not None:
-            planes = planes.copy()
+            planes = planes.copy()  # Pillow's array cannot be written to, and other parts are covered in it
         with_channel_axis = planes if planes.ndim == 3 else planes[..., None]
         return planes, self.visible(placed, with_channel_axis)
 
     def visible(self, placed: Geometry, planes: Array) -> Mask:
-        """Return the mask [H, W] of a view's pixels that show the picture and no other part.
+        """Cover other parts in a view; return the mask [H, W] of pixels that show the picture without them.
 
         Args:
             placed: Place of the view in the picture.
-            planes: [H, W, C], the view's pixels. Other parts are covered in this array, in place.
+            planes: [H, W, C], the view's pixels, in which other parts are covered.
         """
         is_picture = placed.visible_mask()
         if self.neighbours is None:
@@ -114,8 +119,8 @@ class Frame:
         others, body = self.neighbours
         small_place = placed.with_picture_size((others.shape[0], others.shape[1]))
         is_other_part = small_place.mask_to_network(others)
-        is_part = small_place.mask_to_network(body)
-        _cover(planes, hidden=is_other_part, ground=is_picture & ~is_other_part & ~is_part)
+        is_this_part = small_place.mask_to_network(body)
+        _cover(planes, hidden=is_other_part, ground=is_picture & ~is_other_part & ~is_this_part)
         return is_picture & ~is_other_part
 
 
@@ -309,7 +314,7 @@ def find_frames(
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in detections.objects]
     poses = [PartPose.from_pose(pose, reference, size, several.side) for pose in detections.poses]
     count_error = several.count_error(len(poses), len(objects))
-    upright = Pose(0, 0, error=0.0)
+    upright = Pose(0, 0, error=0.0)  # at any place: this frame gives the scale of the picture's map
     middle = framing.frame(picture, divisor, network, upright)
     return PartFrames(frames, middle, poses, objects, count_error)
 
@@ -323,9 +328,10 @@ def _find_neighbours(detections: PartDetections) -> list[Neighbours]:
         others, body = np.zeros((2, *bodies.shape[1:]), np.bool_)
         return [Neighbours(others, body)]
     with_rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
-    part_count = with_rims.sum(0)
+    part_count = with_rims.sum(0)  # of each pixel
     neighbours = []
     for body, body_with_rim in zip(bodies, with_rims, strict=True):
-        has_other_part = part_count > body_with_rim  # more parts than this one
+        other_part_count = part_count - body_with_rim
+        has_other_part = other_part_count > 0
         neighbours.append(Neighbours(others=has_other_part & ~body, body=body_with_rim))
     return neighbours

@@ -54,7 +54,7 @@ class Geometry:
         For a turned view the result is the upright box around the turned box.
         """
         if self.matrix is not None:
-            x0, y0, x1, y1 = self.inverse().to_network(box)
+            x0, y0, x1, y1 = self.inverse().to_network(box)  # the inverse maps from the view to the picture
         else:
             (scale_y, scale_x), (offset_y, offset_x) = self.scale, self.offset
             x0, y0, x1, y1 = box
@@ -76,7 +76,7 @@ class Geometry:
         """
         if self.matrix is None:
             return self.to_picture((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-        inverse = self.inverse()
+        inverse = self.inverse()  # maps from the view to the picture
         height, width = self.picture_size
         y, x = inverse._to_view(rows + 0.5, columns + 0.5)
         # half sizes of a turned pixel: yy + yx along y, xy + xx along x
@@ -170,7 +170,7 @@ class Geometry:
         rows, y0, y1, y_weights = self._bilinear(0)
         columns, x0, x1, x_weights = self._bilinear(1)
         warped = np.full(self.picture_size, fill, dtype=np.float32)
-        visible_part = warped[rows, columns]
+        visible_part = warped[rows, columns]  # a slice: writing into it changes `warped`
         step = max(1, BLOCK_PIXELS // max(1, visible_part.shape[1]))
         for start in range(0, visible_part.shape[0], step):
             block = slice(start, start + step)
@@ -240,14 +240,14 @@ class Geometry:
             scale_y, scale_x = data["scale"]
             offset_y, offset_x = data["offset"]
             matrix = data.get("matrix")
-            length = data.get("mm_per_pixel")
+            mm_per_pixel = data.get("mm_per_pixel")
             geometry = cls(
-                (positive_integer(picture_height), positive_integer(picture_width)),
-                (positive_integer(height), positive_integer(width)),
-                (float(scale_y), float(scale_x)),
-                (float(offset_y), float(offset_x)),
-                None if matrix is None else _parse_matrix(matrix),
-                None if length is None else positive_length(length),
+                picture_size=(positive_integer(picture_height), positive_integer(picture_width)),
+                size=(positive_integer(height), positive_integer(width)),
+                scale=(float(scale_y), float(scale_x)),
+                offset=(float(offset_y), float(offset_x)),
+                matrix=None if matrix is None else _parse_matrix(matrix),
+                mm_per_pixel=None if mm_per_pixel is None else positive_length(mm_per_pixel),
             )
             unknown_entries = set(data) - set(_STORED_FIELDS)
             if unknown_entries or min(geometry.scale) <= 0:
@@ -267,7 +267,7 @@ class Geometry:
         return np.array(self.matrix).reshape(2, 2)
 
     def _to_view(self, y: Array, x: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return points of the picture in a turned view, y and x."""
+        """Transform points (y, x) of the picture to a turned view; return their y and x."""
         (yy, yx), (xy, xx) = self._linear
         return yy * y + yx * x + self.offset[0], xy * y + xx * x + self.offset[1]
 
@@ -296,7 +296,7 @@ class Geometry:
         return np.asarray(warped, np.float32)
 
     def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
-        """Return the picture's pixels along an axis that the network sees, and their centres in its view.
+        """Return which of the picture's rows or columns the network sees, and their centres in its view.
 
         Args:
             axis: 0: rows; 1: columns.
@@ -307,16 +307,16 @@ class Geometry:
         return slice(int(start), int(stop)), centres[start:stop]
 
     def _nearest(self, axis: int) -> tuple[slice, NDArray[np.intp]]:
-        """Return the picture's pixels along an axis that the network sees, and the view's pixel of each."""
+        """Return which of the picture's rows or columns the network sees, and the view's pixel of each."""
         pixels, centres = self._centres(axis)
         return pixels, centres.astype(np.intp)  # rounded down: 0 <= centre < size
 
     def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Return the picture's pixels along an axis that the network sees, and their interpolation.
+        """Return which of the picture's rows or columns the network sees, and their interpolation.
 
         Returns:
-            The pixels; the lower and the upper neighbour of each in the network's map, edges repeated; and
-            the upper neighbour's weight.
+            The rows or columns; for each the lower and the upper neighbour in the network's map, edges
+            repeated; and the upper neighbour's weight.
         """
         pixels, centres = self._centres(axis)
         last = self.size[axis] - 1

@@ -57,6 +57,7 @@ class Light:
             gains[RED] *= 1 + self.white_balance
             gains[BLUE] *= 1 - self.white_balance
         means = picture.mean(axis=(0, 1), dtype=np.float64) * gains
+        # mean + contrast * (gain * picture - mean)
         changed = picture * (gains * self.contrast).astype(np.float32)
         changed += (means * (1 - self.contrast)).astype(np.float32)
         if self.blur:
@@ -163,47 +164,49 @@ class Normalization:
         median = np.median(statistics, axis=0)
         highest = statistics.max(0)
         ranges = np.stack([lowest, median, highest], axis=-1).tolist()  # [2, channels, 3]
-        means, deviations = (tuple((a, b, c) for a, b, c in channels) for channels in ranges)
+        means, deviations = map(_range_tuples, ranges)
         return cls(share, means, deviations)
 
     def correction(self, image: Float32, counted: Mask | None = None) -> ToneCorrection:
-        """Return the correction of a whole picture.
+        """Return the correction of a whole picture's light.
 
         Args:
-            image: [3, H, W], 0..1, padding marked.
+            image: [3, H, W], 0..1; padding is marked by negative values.
             counted: [H, W], pixels whose light is measured; None: all.
         """
         statistics = channel_statistics(image, counted)
         if statistics is None:
             return ToneCorrection(np.ones(3, np.float32), np.zeros(3, np.float32), inside=True)
         means, deviations = statistics
-        explained_means, target_means, has_mean = self._explain(means, self.means)
-        explained_deviations, target_deviations, has_deviation = self._explain(deviations, self.deviations)
-        gain = np.maximum(target_deviations, MIN_DEVIATION) / np.maximum(explained_deviations, MIN_DEVIATION)
-        shift = target_means - gain * explained_means
-        is_inside = has_mean and has_deviation
-        return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), is_inside)
+        clipped_means, good_means, means_in_range = self._clip_to_range(means, self.means)
+        clipped_deviations, good_deviations, deviations_in_range = self._clip_to_range(
+            deviations, self.deviations
+        )
+        gain = np.maximum(good_deviations, MIN_DEVIATION) / np.maximum(clipped_deviations, MIN_DEVIATION)
+        shift = good_means - gain * clipped_means
+        is_inside = means_in_range and deviations_in_range
+        return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), inside=is_inside)
 
-    def _explain(
+    def _clip_to_range(
         self, values: NDArray[np.float64], ranges: tuple[ValueRange, ...]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-        """Clip a picture's statistics to those that good pictures have in any light of the range.
+        """Clip a picture's statistics to the values of good pictures in the range of light.
 
         Args:
             values: [3], means or standard deviations of the picture's channels.
             ranges: Lowest, middle and highest value of good pictures, for each channel.
 
         Returns:
-            The clipped values [3]; the middle values of good pictures [3]; and whether light explains the
-            picture's values, which is so if clipping hardly changed them.
+            The clipped values [3]; the middle values of good pictures [3]; and whether the picture's values
+            lie in the range: clipping hardly changed them.
         """
-        # factors by which light of the range can change a good picture's mean and contrast at most
+        # brightness, or contrast, changes by up to `share`, and white balance by up to half of it
         least_factor = (1 - self.share) * (1 - self.share / 2)
         largest_factor = (1 + self.share) * (1 + self.share / 2)
         low, middle, high = np.array(ranges).T
-        explained = values.clip(low * least_factor, high * largest_factor)
-        is_explained = bool(np.abs(explained - values).max() < MIN_DEVIATION)
-        return explained, middle, is_explained
+        clipped = values.clip(low * least_factor, high * largest_factor)
+        is_in_range = bool(np.abs(clipped - values).max() < MIN_DEVIATION)
+        return clipped, middle, is_in_range
 
     def to_dict(self) -> Json:
         """Return values that JSON knows, for the model file."""
@@ -217,13 +220,19 @@ class Normalization:
             InputError: Values are missing or invalid.
         """
         try:
-            means, deviations = (
-                tuple((float(a), float(b), float(c)) for a, b, c in data[key])
-                for key in ("means", "deviations")
-            )
+            means = _range_tuples(data["means"])
+            deviations = _range_tuples(data["deviations"])
             return cls(float(data["share"]), means, deviations)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError("the model's normalization of light is damaged: fit anew") from None
+
+
+def _range_tuples(channels: Iterable[Iterable[float]]) -> tuple[ValueRange, ...]:
+    """Return the range of each channel as a tuple."""
+    ranges = []
+    for lowest, middle, highest in channels:
+        ranges.append((float(lowest), float(middle), float(highest)))
+    return tuple(ranges)
 
 
 def within_range(normalization: Normalization | None) -> str:

@@ -10,14 +10,14 @@ MAX_OVERLAP = 0.75
 
 def parse_overlap(text: str, tile: Sequence[int]) -> float | None:
     """Read "0.25", "25%" or "128px" as a share of a tile; None: any other text, or too large a share."""
-    words = text.strip().lower()
+    cleaned = text.strip().lower()
     try:
-        if words.endswith("px"):
-            share = float(words.removesuffix("px")) / min(tile)
-        elif words.endswith("%"):
-            share = float(words.removesuffix("%")) / 100
+        if cleaned.endswith("px"):
+            share = float(cleaned.removesuffix("px")) / min(tile)
+        elif cleaned.endswith("%"):
+            share = float(cleaned.removesuffix("%")) / 100
         else:
-            share = float(words)
+            share = float(cleaned)
     except ValueError:
         return None
     return share if 0 <= share <= MAX_OVERLAP else None

@@ -168,16 +168,15 @@ class PoseReference:
         """
         if not self.errors:
             return 1.0
-        as_large = sum(good_error >= error for good_error in self.errors)
-        return (1 + as_large) / (1 + len(self.errors))
+        count_as_large = sum(good_error >= error for good_error in self.errors)
+        return (1 + count_as_large) / (1 + len(self.errors))
 
     def geometry(
         self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int], side: int = SIDE
     ) -> Geometry:
-        """Return the place in a picture of a view that shows the part in the reference's pose.
+        """Return the place of a view in a picture; the view shows the part in the reference's pose.
 
-        The view includes the part's surroundings. If no part was found, the view shows the whole picture,
-        upright.
+        It includes the part's surroundings. If no part was found, it shows the whole picture, upright.
 
         Args:
             pose: Pose of the part.
@@ -190,15 +189,16 @@ class PoseReference:
         if not pose.found:
             pose = Pose(small[1] / 2, small[0] / 2)
             extent = HALF_SIDE
-        grow = np.array(picture_size) / small
+        enlargement = np.array(picture_size) / small  # factors from the small picture to the picture
         matrix_yx = pose.matrix()[::-1, ::-1]  # for (y, x) instead of (x, y)
-        # from the view to the small picture (matrix_yx and its factor), then to the picture (grow)
-        linear = grow[:, None] * matrix_yx * (2 * extent / min(size))
+        # from the view to the small picture (matrix_yx and its factor), then to the picture
+        linear = enlargement[:, None] * matrix_yx * (2 * extent / min(size))
         view_middle = (size[0] / 2, size[1] / 2)
-        y, x = map(float, grow * (pose.y, pose.x) - linear @ view_middle)
+        y, x = map(float, enlargement * (pose.y, pose.x) - linear @ view_middle)
         length = math.sqrt(abs(float(np.linalg.det(linear))))
         yy, yx, xy, xx = map(float, linear.ravel())
-        return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
+        from_view = Geometry(size, picture_size, (length, length), offset=(y, x), matrix=(yy, yx, xy, xx))
+        return from_view.inverse()
 
     def describe(self) -> str:
         """Return a sentence on the poses, the errors of good parts, and how many were not found."""
@@ -242,8 +242,8 @@ class PoseReference:
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
         """Return the normalized reference and its weights [size, size], rotated in steps of a few degrees.
 
-        Where parts may be mirrored, the mirrored kernels follow. Pixel i shows the reference at a distance of
-        (i - size / 2) * SIDE / size from its middle.
+        If parts may be mirrored, the mirrored kernels follow. Pixel size / 2 of a kernel shows the middle of
+        the reference.
 
         Returns:
             The pose, the normalized reference and the weights of each kernel.
@@ -260,7 +260,7 @@ class PoseReference:
             for angle in self._angles:
                 cos, sin = math.cos(angle), math.sin(angle)
                 (xx, xy), (yx, yy) = (side * cos, side * sin), (-sin, cos)
-                # the middle of the turned image stays its middle
+                # pixel `middle`, whose centre Pillow takes at + 0.5, shows the middle of the image
                 x = middle - (xx + xy) * (middle + 0.5)
                 y = middle - (yx + yy) * (middle + 0.5)
                 affine = xx, xy, x, yx, yy, y
@@ -278,15 +278,17 @@ class PoseReference:
 
     @cached_property
     def _spectra(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        """Spectra [A, C, C / 2 + 1] of the normalized reference and of its weights, by angle and side."""
+        """Spectra [K, C, C / 2 + 1] of the normalized reference and of its weights, for each of `kernels`."""
         from scipy import fft
 
-        def compute_spectra(kernels: Sequence[Float32]) -> NDArray[np.complex64]:
-            stack = np.fft.ifftshift(np.array(kernels, np.float32), axes=(1, 2))
+        def compute_spectra(images: Sequence[Float32]) -> NDArray[np.complex64]:
+            stack = np.fft.ifftshift(np.array(images, np.float32), axes=(1, 2))
             return np.asarray(np.conj(fft.rfft2(stack)), np.complex64)
 
-        _, parts, weights = zip(*self.kernels(_COARSE_SIDE), strict=True)
-        return compute_spectra([*parts]), compute_spectra([*weights])
+        kernels = self.kernels(_COARSE_SIDE)
+        parts = [part for _, part, _ in kernels]
+        weights = [weight for _, _, weight in kernels]
+        return compute_spectra(parts), compute_spectra(weights)
 
     def _coarse_poses(self, square: Float32, picture: Float32) -> list[Pose]:
         """Return poses to refine: the best angles, each at the place where its correlation is largest.
@@ -316,18 +318,19 @@ class PoseReference:
         inside = correlation[:, : math.ceil(height / 2), : math.ceil(width / 2)]
         flat = inside.reshape(len(inside), -1)  # [kernels, places]
         best_places = flat.argmax(1)
-        count = len(self._angles)
-        angle_step = self._angles[1] - self._angles[0] if count > 1 else 0
+        angle_count = len(self._angles)
+        angle_step = self._angles[1] - self._angles[0] if angle_count > 1 else 0
         candidates = []  # correlation and pose
-        for side in range(len(flat) // count):  # 1: mirrored
-            kernels = np.arange(count) + side * count
-            peaks = flat[kernels, best_places[kernels]]
+        for side in range(len(flat) // angle_count):  # 1: mirrored
+            kernels = np.arange(angle_count) + side * angle_count
+            places = best_places[kernels]
+            peaks = flat[kernels, places]  # largest correlation at each angle
             left, right = np.roll(peaks, 1), np.roll(peaks, -1)
             for i in np.flatnonzero((peaks >= left) & (peaks >= right)):
                 # vertex of the parabola through the peak and both neighbouring angles, in steps
                 curvature = left[i] - 2 * peaks[i] + right[i]
-                shift = 0.5 * (left[i] - right[i]) / curvature if curvature < 0 and count > 1 else 0.0
-                y, x = divmod(int(best_places[kernels[i]]), inside.shape[2])
+                shift = 0.5 * (left[i] - right[i]) / curvature if curvature < 0 and angle_count > 1 else 0.0
+                y, x = divmod(int(places[i]), inside.shape[2])
                 angle = float(self._angles[i] + shift * angle_step)
                 pose = Pose(2.0 * x, 2.0 * y, angle, 1.0, mirrored=bool(side))
                 candidates.append((float(peaks[i]), pose))
@@ -358,18 +361,19 @@ class PoseReference:
             half = max_count // 2
             weighted_gradients = (weights * (slope_y**2 + slope_x**2)).ravel()[chosen]
             order = np.argsort(-weighted_gradients, kind="stable")  # the largest first
-            random_places = np.random.default_rng(0).permutation(order[half:])[: max_count - half]
-            chosen = chosen[np.sort(np.concatenate([order[:half], random_places]))]
-        y, x = (np.divmod(chosen, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)
-        down = slope_y.ravel()[chosen]
-        across = slope_x.ravel()[chosen]
+            at_random = np.random.default_rng(0).permutation(order[half:])[: max_count - half]
+            chosen = chosen[np.sort(np.concatenate([order[:half], at_random]))]
+        y, x = (np.divmod(chosen, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)  # from the middle
+        by_y = slope_y.ravel()[chosen]
+        by_x = slope_x.ravel()[chosen]
         level = levels.ravel()[chosen]
-        # derivatives by x, y, angle and scale, as far as these are free, then by gain and offset
-        derivatives = [across, down]
+        # derivatives by x, y, angle and scale, as far as these are free, then by gain and offset; those by
+        # angle and scale are divided by HALF_SIDE, as `_update_pose` expects
+        derivatives = [by_x, by_y]
         if self.rotates:
-            derivatives.append((down * x - across * y) / HALF_SIDE)
+            derivatives.append((by_y * x - by_x * y) / HALF_SIDE)
         if self.kind == "full":
-            derivatives.append((across * x + down * y) / HALF_SIDE)
+            derivatives.append((by_x * x + by_y * y) / HALF_SIDE)
         derivatives += [level, np.ones_like(level)]
         positions = np.stack([x, y]).astype(np.float32)
         return _Samples(positions, level, weights.ravel()[chosen], np.stack(derivatives))
@@ -390,20 +394,21 @@ class PoseReference:
         weights = points.weights
         root_weights = np.sqrt(points.weights)
         values = _bilinear(square, *_project(pose, points.positions))
-        # gain and offset of the light first, then all parameters together
+        # gain and offset of the light first (the last two rows), then all parameters together
         weighted_light = jacobian[-2:] * weights
         gain, offset = _solve_damped(weighted_light @ jacobian[-2:].T, weighted_light @ values)
         for round_number in range(rounds + 1):
             # robust weights (Huber): points farther off than usual in this picture count less
             distances = np.abs(values - gain * points.levels - offset) * root_weights
-            usual = 2 * _MAD_TO_STANDARD_DEVIATION * float(np.median(distances)) + 1e-6
-            weighted = jacobian * (weights / np.maximum(1, distances / usual))
+            usual_distance = 2 * _MAD_TO_STANDARD_DEVIATION * float(np.median(distances)) + 1e-6
+            weighted = jacobian * (weights / np.maximum(1, distances / usual_distance))
             *change, gain, offset = _solve_damped(weighted @ jacobian.T, weighted @ values)
             if not 1 / _MAX_FACTORS["gain"] < gain < _MAX_FACTORS["gain"]:
                 return replace(pose, error=math.inf)
             if round_number == rounds or max(map(abs, change)) < 0.01 * gain:
                 break
-            pose = self._update_pose(pose, [part / gain for part in change])
+            # the solution is the change times the gain
+            pose = self._update_pose(pose, [component / gain for component in change])
             values = _bilinear(square, *_project(pose, points.positions))
         is_inside = 0 <= pose.x <= SIDE and 0 <= pose.y <= SIDE
         has_scale = 1 / _MAX_FACTORS["scale"] < pose.scale < _MAX_FACTORS["scale"]
@@ -414,17 +419,19 @@ class PoseReference:
         return replace(pose, error=float(np.sqrt(mean_square)))
 
     def _update_pose(self, pose: Pose, change: list[float]) -> Pose:
-        """Return the pose after the inverse of a change: steps change the reference, not the picture.
+        """Return the pose after a step of the refinement.
+
+        The step is a change of the reference: the pose is changed by its inverse.
 
         Args:
             pose: The pose.
             change: Change of x and y, then of angle and scale, as far as these are free. It is limited to a
                 small step.
         """
-        x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
+        x, y = (min(max(component, -2.0), 2.0) for component in change[:2])
         angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.rotates else 0.0
         scale = 1 + min(max(change[-1] / HALF_SIDE, -0.05), 0.05) if self.kind == "full" else 1.0
-        side = -1 if pose.mirrored else 1
+        side = -1 if pose.mirrored else 1  # a mirrored part turns the other way
         moved = replace(pose, angle=pose.angle - side * angle, scale=pose.scale / scale)
         (xx, xy), (yx, yy) = moved.matrix().tolist()
         return replace(moved, x=pose.x - xx * x - xy * y, y=pose.y - yx * x - yy * y)
@@ -474,7 +481,8 @@ def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
     y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF_SIDE)
     at_x, at_y = _project(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
     inside = (at_x >= 0) & (at_x < picture.shape[1]) & (at_y >= 0) & (at_y < picture.shape[0])
-    warped = _bilinear(_pad_to_square(picture), at_x, at_y)
+    square = _pad_to_square(picture)  # `_bilinear` samples squares
+    warped = _bilinear(square, at_x, at_y)
     return warped.reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
 
 

@@ -242,8 +242,8 @@ class Preprocess:
         Args:
             source: Picture that `decode` reads.
             name: Name for errors; None: the source's.
-            counted: [H, W], region of interest in the view of the whole picture. The light is measured there;
-                None: in the whole view.
+            counted: [H, W], region of interest in the view of the whole picture, in which the light is
+                measured; None: it is measured in the whole view.
 
         Raises:
             InputError: The picture cannot be read, or is smaller than a tile.
@@ -257,8 +257,8 @@ class Preprocess:
         Args:
             raster: The picture.
             name: Name for errors.
-            counted: [H, W], region of interest in the view of the whole picture. The light is measured there;
-                None: in the whole view.
+            counted: [H, W], region of interest in the view of the whole picture, in which the light is
+                measured; None: it is measured in the whole view.
         """
         if self.channels is not None:
             return self._channel_views(self.channels, np.asarray(raster), counted, name)
@@ -288,26 +288,26 @@ class Preprocess:
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
         """Return the views of a frame: of the whole frame, and of its tiles."""
-        first, placed = self._whole_view(frame)
+        whole_view, placed = self._whole_view(frame)
         pose = frame.pose
         size = frame.size
-        is_picture = first[0, 0] >= 0  # padding is negative
+        is_picture = whole_view[0, 0] >= 0  # padding is negative
         if pose is not None and counted is not None and not (counted & is_picture).any():
             # no pixel of the region of interest lies in the picture: the part counts as not found
             pose = replace(pose, error=math.inf)
-        first, tone = self.lit(first, counted)
+        whole_view, tone = self.lit(whole_view, counted)
         if self.tile is None:
-            return Views(first, placed, tone=tone, pose=pose)
+            return Views(whole_view, placed, tone=tone, pose=pose)
         grid = self.grid(size)
-        canvas = self.geometry(size)
-        self._check_tiles(grid, canvas, name)
-        planes, visible = frame.scaled(canvas)
+        canvas_place = self.geometry(size)
+        self._check_tiles(grid, canvas_place, name)
+        canvas, visible = frame.scaled(canvas_place)
         return Views(
-            first,
-            geometry=frame.place(canvas),
+            whole_view,
+            geometry=frame.place(canvas_place),
             whole=self.whole.geometry(size),
             grid=grid,
-            canvas=planes,
+            canvas=canvas,
             divisor=frame.divisor,
             tone=tone,
             pose=pose,
@@ -368,7 +368,7 @@ class Preprocess:
         geometry = placed
         for stage in reversed(self.corrections):
             restored_map, geometry = stage.restored(restored_map, geometry, fill)
-        if geometry is placed:
+        if geometry is placed:  # no stage has changed it
             return restored_map, placed
         return restored_map, replace(geometry, corrected=placed)
 
@@ -385,6 +385,7 @@ class Preprocess:
         frame_height, frame_width = frame_size
         network_height, network_width = self.size
         tile_height, tile_width = self.tile
+        # a tile is scaled to the network's size, and the frame by the same factor
         height = max(1, round(frame_height * network_height / tile_height))
         width = max(1, round(frame_width * network_width / tile_width))
         return height, width
@@ -400,12 +401,12 @@ class Preprocess:
     def geometry(self, frame_size: tuple[int, int]) -> Geometry:
         """Return the place of the anomaly map in a frame of this size (H, W).
 
-        With tiles the map has the canvas's size, else the network's. Without an alignment the frame is the
-        picture.
+        The map has the canvas's size if there are tiles, else the network's. If parts are not aligned, the
+        frame is the picture.
         """
         if self.tile is not None:
             canvas = self.canvas(frame_size)
-            if canvas != self.size:
+            if canvas != self.size:  # if they are equal, the only tile is the whole frame
                 scale = (canvas[0] / frame_size[0], canvas[1] / frame_size[1])
                 return Geometry(frame_size, canvas, scale, offset=(0.0, 0.0))
         (y0, x0, y1, x1), (height, width), (top, left) = self._whole_placement(*frame_size)
@@ -456,10 +457,11 @@ class Preprocess:
         if unknown_keys:
             key = unknown_keys[0]
             raise InputError(f"unknown preprocess key {key!r}; {suggest_name(key, names)}")
-        stages = {
-            name: stage.from_dict(data[name]) for name, stage in STAGES.items() if data.get(name) is not None
-        }
-        return cls(**{**data, **stages})
+        values: Json = dict(data)
+        for name, stage_class in STAGES.items():
+            if data.get(name) is not None:
+                values[name] = stage_class.from_dict(data[name])
+        return cls(**values)
 
     def _whole_placement(
         self, height: int, width: int
@@ -491,7 +493,10 @@ class Preprocess:
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
     def _whole_view(self, frame: Frame) -> tuple[Float32, Geometry]:
-        """Return the view of the whole frame [1, 3, H, W], padding marked, and its place in the picture."""
+        """Return the view of the whole frame, and its place in the picture.
+
+        The view is [1, 3, H, W]. Pixels outside of the picture are marked: value v becomes -1 - v.
+        """
         picture = frame.picture
         divisor = frame.divisor
         placed = frame.place(self.whole.geometry(frame.size))
@@ -499,7 +504,7 @@ class Preprocess:
         image = tensor[0]
         if frame.turned is not None:
             write_planes(warp_view(picture, placed), divisor, image)
-            visible = frame.visible(placed, image.transpose(1, 2, 0))
+            visible = frame.visible(placed, image.transpose(1, 2, 0))  # covers other parts in `image`
             image[:] = np.where(visible, image, -1 - image)
             return tensor, placed
         box, (h, w), (top, left) = self._whole_placement(*frame.size)
@@ -542,9 +547,9 @@ class Preprocess:
         return picture, divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
-        """Convert a picture to the depth that the model learnt from: 8 bits, or deep with a white level.
+        """Convert a picture to the depth that the model learnt from: 8 bits or, with a white level, more.
 
-        A picture gives the same view whatever its type.
+        A scene gives the same view in pictures of any type.
 
         Returns:
             The converted picture, and the value that is white in it.
@@ -557,6 +562,7 @@ class Preprocess:
                 return picture, 255.0
             pixels = np.asarray(picture)
             with_channel_axis = pixels.reshape(*pixels.shape[:2], -1)
+            # `resized` scales uint16 in float32, as it scales deep pictures
             return with_channel_axis.astype(np.uint16), 255.0
         white = self.white_level or (65535.0 if picture.dtype == np.uint16 else 1.0)
         check_depth(picture, self.white_level, self.black_level, name)
@@ -584,7 +590,7 @@ def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int)
     """Fill an image [C, H, W] around a window with the window's outermost pixels, in place."""
     bottom = top + height
     right = left + width
-    rows = planes[:, top:bottom]
+    rows = planes[:, top:bottom]  # a slice: writing into it changes `planes`
     rows[:, :, :left] = rows[:, :, left : left + 1]
     rows[:, :, right:] = rows[:, :, right - 1 : right]
     planes[:, :top] = planes[:, top : top + 1]

@@ -43,12 +43,13 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
     """
     height, width = size
     y0, x0, y1, x1 = box
-    is_unscaled = box == (0, 0, height, width)  # true if the picture also has the result's size
+    # the crop begins at the picture's corner, and is as large as the result
+    is_unscaled = box == (0, 0, height, width)
 
     def resize(image: Image.Image) -> Array:
         if image.size == (width, height) and is_unscaled:
             return np.asarray(image)
-        # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
+        # The width first: Pillow 13 would take the height first in tall pictures, and round differently
         narrowed = image.resize(
             (width, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height)
         )
@@ -91,7 +92,7 @@ def warp_view(picture: Raster, placed: Geometry) -> Array:
         placed: Place of the view in the picture.
 
     Returns:
-        [H, W] or [H, W, C], with the shapes and types that `resized` returns.
+        [H, W] or [H, W, C], as `resized` returns a picture of that depth.
     """
     picture_height, picture_width = picture_size(picture)
     height, width = placed.size
@@ -99,17 +100,17 @@ def warp_view(picture: Raster, placed: Geometry) -> Array:
     reduction = max(1.0, 1 / placed.scale[0])
     size = max(1, round(picture_height / reduction)), max(1, round(picture_width / reduction))
     planes = resized(picture, size, full_box(picture))
-    view = placed.with_picture_size(size).inverse()
+    from_view = placed.with_picture_size(size).inverse()  # maps from the view to the reduced picture
     # the box of the reduced picture that the view covers
-    left, top, right, bottom = view.to_network((0.0, 0.0, float(width), float(height)))
+    left, top, right, bottom = from_view.to_network((0.0, 0.0, float(width), float(height)))
     # pixels to pad before and after the rows and the columns, where the view leaves the picture
     rows = (_padding(-top), _padding(bottom - size[0]))
     columns = (_padding(-left), _padding(right - size[1]))
     padding = (rows, columns) if planes.ndim == 2 else (rows, columns, (0, 0))
     padded = np.pad(planes, padding, mode="edge")
-    yy, yx, xy, xx = view.matrix or (1.0, 0.0, 0.0, 1.0)
-    offset_y, offset_x = view.offset
-    # as Pillow takes it: x and y in the picture of a point (x, y) of the view
+    yy, yx, xy, xx = from_view.matrix or (1.0, 0.0, 0.0, 1.0)
+    offset_y, offset_x = from_view.offset
+    # Pillow's order: factors of x and y, and the summand, that give x in the padded picture; then those for y
     affine = (xx, xy, offset_x + columns[0], yx, yy, offset_y + rows[0])
 
     def transform(image: Image.Image) -> Array:

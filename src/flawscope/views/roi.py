@@ -25,9 +25,9 @@ Mask = NDArray[np.bool_]
 Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | NDArray[np.number]
 
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
-_CARRIED_SIDE = 512  # pixels of the reference as a picture
+_CARRIED_SIDE = 512  # pixels of a side of the new reference's image, through which a region is carried
 _LIKE_A_BOX = re.compile(r"[\d.,;:@xX\s-]+")  # numbers, perhaps not in the form of `_BOX`
-_BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(\d+)\s*)?")
+_BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(?P<width>\d+)\s*x\s*(?P<height>\d+)\s*)?")
 
 
 def split_picture(spec: Drawn) -> tuple[Drawn, str]:
@@ -49,7 +49,7 @@ def drawn_size(spec: Drawn) -> tuple[int, int] | None:
     if isinstance(spec, list | tuple):
         return None
     if match := _BOX.fullmatch(str(spec)):
-        width, height = match[5], match[6]
+        width, height = match["width"], match["height"]
         return (int(height), int(width)) if width else None
     assert isinstance(spec, str | os.PathLike)
     mask = _read_drawn(spec)
@@ -73,7 +73,7 @@ def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
 def needs_picture_size(spec: Drawn) -> bool:
     """Whether a region is a box in pixels without the size of its picture."""
     match = _BOX.fullmatch(spec) if isinstance(spec, str) else None
-    if match is None or match[5]:
+    if match is None or match["width"]:
         return False
     return max(_box_numbers(match)) > 1
 
@@ -90,7 +90,7 @@ def same_shape(first: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(height * other_width - width * other_height) <= max(*first, *other)
 
 
-def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
+def read_roi(spec: Drawn, preprocess: Preprocess, view_places: Sequence[Geometry] = ()) -> Mask:
     """Return the region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
     With `keep_aspect`, a box in fractions is refused: it does not state the picture's aspect ratio.
@@ -100,8 +100,8 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
             reads. Or a box in fractions of the picture, as four numbers or as text "x0,y0,x1,y1". Or a box
             in pixels of a picture of W x H, as "x0,y0,x1,y1@WxH".
         preprocess: Preprocessing of the model.
-        drawn_on: Places of views in the picture that the region is drawn on. The view that shows most of the
-            region is used. With this, a box may be in pixels without "@WxH".
+        view_places: Places of views in the picture that the region is drawn on. The view that shows most of
+            the region is used. If views are given, a box may be in pixels without "@WxH".
 
     Raises:
         InputError: The region cannot be read, or holds no pixel that the network sees.
@@ -110,29 +110,29 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
         spec = _box_text(spec)
     assert isinstance(spec, str | os.PathLike | np.ndarray)
     box = _BOX.fullmatch(spec) if isinstance(spec, str) else None
-    if box is not None and not drawn_on:
+    if box is not None and not view_places:
         roi = _roi_from_box(str(spec), box, preprocess)
     else:
-        roi = _roi_from_mask(_drawn_mask(spec, box, drawn_on), preprocess, drawn_on)
+        roi = _roi_from_mask(_drawn_mask(spec, box, view_places), preprocess, view_places)
     if not roi.any():
         name = "given" if isinstance(spec, np.ndarray) else str(spec)
         raise InputError(f"region of interest {name} holds no pixel the network sees; make it larger")
     return roi
 
 
-def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
+def _roi_from_mask(mask: Mask, preprocess: Preprocess, view_places: Sequence[Geometry]) -> Mask:
     """Return a mask at network size, in the view that shows most of the mask.
 
     Args:
         mask: [H, W], at the size of the picture that it is drawn on.
         preprocess: Preprocessing of the model.
-        drawn_on: Places of views in that picture; none: the view of the whole picture.
+        view_places: Places of views in that picture; empty: the view of the whole picture is used.
     """
     size = (mask.shape[0], mask.shape[1])
     corrected = preprocess.corrected_mask(mask)
-    places = [place.with_picture_size(size) for place in drawn_on] or [preprocess.geometry(size)]
-    masks = [place.mask_to_network(corrected) for place in places]
-    return max(masks, key=np.count_nonzero)
+    places = [place.with_picture_size(size) for place in view_places] or [preprocess.geometry(size)]
+    view_masks = [place.mask_to_network(corrected) for place in places]
+    return max(view_masks, key=np.count_nonzero)
 
 
 def _box_text(numbers: Sequence[float]) -> str:
@@ -150,25 +150,25 @@ def _box_text(numbers: Sequence[float]) -> str:
 
 
 def _drawn_mask(
-    spec: str | os.PathLike[str] | Array, box: re.Match[str] | None, drawn_on: Sequence[Geometry]
+    spec: str | os.PathLike[str] | Array, box: re.Match[str] | None, view_places: Sequence[Geometry]
 ) -> Mask:
     """Return the mask [H, W] of a region, at the size of the picture that it is drawn on.
 
     Args:
         spec: Mask, its file, or a box as text.
-        box: Match of `spec` where it is a box.
-        drawn_on: Places of views in the picture; the first one has the picture's size, which a box needs.
+        box: Match of `_BOX`; None: `spec` is no box.
+        view_places: Places of views in the picture. The first one gives the picture's size to a box.
     """
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.size == 0:
             raise InputError(f"region of interest of shape {list(spec.shape)}; give a mask [H, W]")
         mask: Mask = spec > 0
         return mask
-    return _read_drawn(spec) if box is None else _draw_box(str(spec), box, drawn_on[0].picture_size)
+    return _read_drawn(spec) if box is None else _draw_box(str(spec), box, view_places[0].picture_size)
 
 
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
-    """Describe the share of the picture that a mask marks: a person may have inverted the mask.
+    """Describe how much of the picture counts by a mask, so that an inverted mask is noticed.
 
     The text is empty for a box.
 
@@ -197,17 +197,21 @@ class FrameRegion:
     reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
-        """Return the region at network size, in the frames of the given preprocessing.
+        """Return the region at network size, in the frames of a new model.
 
-        Where the references differ, the earlier reference finds the part in the picture of the new one.
+        If the models have different references, the earlier one finds the part in the new reference's image.
+
+        Args:
+            preprocess: Preprocessing of the new model.
 
         Raises:
             InputError: The part is not found.
         """
-        reference = preprocess.reference
-        if reference is None or self.reference is None or reference == self.reference:
-            return preprocess.geometry((self.mask.shape[0], self.mask.shape[1])).mask_to_network(self.mask)
-        reference_picture = np.divide(reference.levels, 255, dtype=np.float32)
+        new_reference = preprocess.reference
+        mask_size = (self.mask.shape[0], self.mask.shape[1])
+        if new_reference is None or self.reference is None or new_reference == self.reference:
+            return preprocess.geometry(mask_size).mask_to_network(self.mask)
+        reference_picture = np.divide(new_reference.levels, 255, dtype=np.float32)
         pose = self.reference.find(reference_picture)
         if not pose.found:
             raise InputError(
@@ -215,11 +219,11 @@ class FrameRegion:
                 "be carried over: fit anew with --roi"
             )
         size = (_CARRIED_SIDE, _CARRIED_SIDE)
-        middle = Pose(HALF_SIDE, HALF_SIDE, error=0.0)
-        blank_picture = np.empty((*size, 1), np.uint8)  # its size alone is used
-        frame = AlignedPart(reference).frame(blank_picture, 255.0, preprocess.size, middle)
-        earlier_place = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
+        earlier_place = self.reference.geometry(pose, size, mask_size)
         mask_in_picture = earlier_place.warp_mask(self.mask)
+        blank_picture = np.empty((*size, 1), np.uint8)  # only its size is used
+        pose_in_itself = Pose(HALF_SIDE, HALF_SIDE, error=0.0)
+        frame = AlignedPart(new_reference).frame(blank_picture, 255.0, preprocess.size, pose_in_itself)
         new_place = frame.place(preprocess.geometry(frame.size))
         return new_place.mask_to_network(mask_in_picture)
 
@@ -238,7 +242,7 @@ def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Ma
     Raises:
         InputError: Fractions are given where the aspect is kept, or the box is wrong.
     """
-    is_in_fractions = not match[5] and max(_box_numbers(match)) <= 1
+    is_in_fractions = not match["width"] and max(_box_numbers(match)) <= 1
     if is_in_fractions and preprocess.keep_aspect:
         raise InputError(
             f"region of interest {spec}: fractions need the picture's shape with keep_aspect; "
@@ -253,25 +257,25 @@ def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Ma
 def _draw_box(spec: str, match: re.Match[str], picture_size: tuple[int, int]) -> Mask:
     """Draw a box, in fractions or pixels, as a mask [H, W] of a picture of this size."""
     height, width = picture_size
-    sized_match: re.Match[str] | None = match
-    if needs_picture_size(spec):
-        sized_match = _BOX.fullmatch(f"{spec}@{width}x{height}")
-    assert sized_match is not None
-    (x0, y0, x1, y1), (box_height, box_width) = _parse_box(spec, sized_match)
+    match_with_size: re.Match[str] | None = match
+    if needs_picture_size(spec):  # pixels, which `_parse_box` takes only with the picture's size
+        match_with_size = _BOX.fullmatch(f"{spec}@{width}x{height}")
+    assert match_with_size is not None
+    (x0, y0, x1, y1), (box_height, box_width) = _parse_box(spec, match_with_size)
     y_factor = height / box_height
     x_factor = width / box_width
     return _box_mask((x0 * x_factor, y0 * y_factor, x1 * x_factor, y1 * y_factor), picture_size)
 
 
 def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """Return a box and the size (H, W) of the picture that it is in; 1 by 1 for fractions.
+    """Return a box, and the size (H, W) of its picture: (1, 1) if the box is in fractions.
 
     Raises:
         InputError: The box is empty, leaves the picture, or is in pixels without the picture's size.
     """
     x0, y0, x1, y1 = _box_numbers(match)
-    has_size = bool(match[5])
-    width, height = (int(match[5]), int(match[6])) if has_size else (1, 1)
+    has_size = bool(match["width"])
+    width, height = (int(match["width"]), int(match["height"])) if has_size else (1, 1)
     if min(width, height) < 1:
         raise InputError(f"region of interest {spec}: the picture after @ has no pixels; give WIDTHxHEIGHT")
     if not has_size and max(x0, y0, x1, y1) > 1:

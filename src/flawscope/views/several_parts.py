@@ -94,11 +94,11 @@ class SeveralParts:
         """
         try:
             return cls(
-                float(data["span"]),
-                float(data["object_area"]),
-                int(data["sought"]),
-                int(data["least"]),
-                int(data["most"]),
+                span=float(data["span"]),
+                object_area=float(data["object_area"]),
+                sought=int(data["sought"]),
+                least=int(data["least"]),
+                most=int(data["most"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(DAMAGED) from None
@@ -144,15 +144,16 @@ class SeveralParts:
         unsorted_poses: list[Pose] = []
         for starts in matcher.candidates(small, self.sought):
             best_start = starts[0]
+            # a larger overlap than in the end, since the refinement may still move the pose
             if matcher.overlap(best_start, covered) > 1 - _MAX_OVERLAP:
                 continue
             x = round(best_start.x)
             y = round(best_start.y)
             window = padded[y : y + SIDE, x : x + SIDE]  # the place (x, y) is its middle
-            in_window = [
+            starts_in_window = [
                 replace(start, x=start.x - x + HALF_SIDE, y=start.y - y + HALF_SIDE) for start in starts
             ]
-            refined = reference.refine(window, in_window)
+            refined = reference.refine(window, starts_in_window)
             pose = replace(refined, x=refined.x + x - HALF_SIDE, y=refined.y + y - HALF_SIDE)
             if not (pose.found and matcher.is_inside(pose, small.shape)):
                 continue
@@ -180,8 +181,10 @@ class SeveralParts:
         height, width = overview.shape
         covered_height, covered_width = covered.shape
         # for each row and column of the overview, the row and column of the mask
-        mask_rows = np.minimum((np.arange(height) + 0.5) / (height / covered_height), covered_height - 1)
-        mask_columns = np.minimum((np.arange(width) + 0.5) / (width / covered_width), covered_width - 1)
+        row_factor = height / covered_height
+        column_factor = width / covered_width
+        mask_rows = np.minimum((np.arange(height) + 0.5) / row_factor, covered_height - 1)
+        mask_columns = np.minimum((np.arange(width) + 0.5) / column_factor, covered_width - 1)
         is_part = covered[mask_rows.astype(np.intp)][:, mask_columns.astype(np.intp)]
         near_part = ndimage.binary_dilation(is_part, iterations=4)
         differs = ndimage.binary_opening((distance > MIN_DISTANCE) & ~near_part, iterations=1)
@@ -261,7 +264,7 @@ class _PartMatcher:
         """Return the places where the reference may lie, the best first, each with its best poses.
 
         Args:
-            small: [h, w], the small picture.
+            small: [h, w], the picture in which parts are found.
             max_count: Largest number of places.
         """
         from scipy import fft, ndimage
@@ -275,6 +278,7 @@ class _PartMatcher:
 
         def correlate(kernel_spectra: NDArray[np.complex64], spectrum: NDArray[np.complex64]) -> Float32:
             correlation = fft.irfft2(kernel_spectra * spectrum, s=fft_size)
+            # the padding is half a kernel: at (y, x) the kernel's middle lies at (y, x) of `reduced`
             return correlation[:, :height, :width]  # type: ignore[no-any-return]
 
         spectrum = fft.rfft2(image, s=fft_size)
@@ -285,7 +289,7 @@ class _PartMatcher:
         mean_square = correlate(weight_spectra, squared_spectrum)
         deviation = np.sqrt(np.maximum(mean_square - mean**2, 1e-4))
         correlation = np.asarray(covariance / deviation, np.float32)
-        best = correlation.max(0)  # over all kernels
+        best = correlation.max(0)  # largest correlation of a kernel, at each place
         is_peak = (best == ndimage.maximum_filter(best, 5)) & (best > _MIN_CORRELATION)
         rows, columns = np.nonzero(is_peak)
         order = np.argsort(-best[rows, columns], kind="stable")[:max_count]  # the largest first
@@ -310,11 +314,12 @@ class _PartMatcher:
         x = (column + 0.5) * factors[1]
         candidates = []  # (correlation, number) of each kernel that is a peak among the neighbouring angles
         side_count = 2 if self.reference.kind == "full" else 1  # 2: mirrored kernels follow the others
-        for side, angle_peaks in enumerate(kernel_peaks.reshape(side_count, -1)):
-            is_peak = (angle_peaks >= np.roll(angle_peaks, 1)) & (angle_peaks >= np.roll(angle_peaks, -1))
-            first_kernel = side * len(angle_peaks)
-            for angle in np.flatnonzero(is_peak):
-                candidates.append((float(angle_peaks[angle]), first_kernel + int(angle)))
+        peaks_by_side = kernel_peaks.reshape(side_count, -1)  # [sides, angles]
+        for side, peaks in enumerate(peaks_by_side):
+            is_peak = (peaks >= np.roll(peaks, 1)) & (peaks >= np.roll(peaks, -1))
+            first_kernel = side * len(peaks)
+            for angle_number in np.flatnonzero(is_peak):
+                candidates.append((float(peaks[angle_number]), first_kernel + int(angle_number)))
         candidates.sort(reverse=True)
         best_peak, _ = candidates[0]
         return [
@@ -326,13 +331,13 @@ class _PartMatcher:
 
 @lru_cache(maxsize=8)
 def _matcher(reference: PoseReference) -> _PartMatcher:
-    """Return the matcher of a reference; the outline around the part is not counted among its pixels."""
+    """Return the matcher of a reference; the part's pixels are those within the border around the part."""
     from scipy import ndimage
 
-    with_outline = reference.spread > 0
-    body = ndimage.binary_erosion(with_outline, iterations=_OUTLINE_WIDTH)
-    from_corner = np.nonzero(body if body.any() else with_outline)
-    y, x = from_corner + np.array([[0.5 - HALF_SIDE]] * 2)  # from the middle
+    with_border = reference.spread > 0
+    body = ndimage.binary_erosion(with_border, iterations=_OUTLINE_WIDTH)
+    from_corner = np.nonzero(body if body.any() else with_border)
+    y, x = from_corner + np.array([[0.5 - HALF_SIDE], [0.5 - HALF_SIDE]])  # from the middle
     angles = [pose for pose, _, _ in reference.kernels(SIDE // _REDUCTION)]
     return _PartMatcher(reference, np.stack([x, y]).astype(np.float32), angles)
 
@@ -345,11 +350,13 @@ def _spectra(
 
     Args:
         reference: Reference of the part.
-        fft_size: Size (H, W) of the pictures that they are multiplied with.
+        fft_size: Size (H, W) of the transform, at least that of the padded picture.
     """
     from scipy import fft
 
-    _, parts, weights = zip(*reference.kernels(SIDE // _REDUCTION), strict=True)
+    kernels = reference.kernels(SIDE // _REDUCTION)
+    parts = [part for _, part, _ in kernels]
+    weights = [weight for _, _, weight in kernels]
     part_spectra = np.conj(fft.rfft2(np.array(parts), s=fft_size))
     weight_spectra = np.conj(fft.rfft2(np.array(weights), s=fft_size))
     return part_spectra, weight_spectra
@@ -368,17 +375,17 @@ def ground_distance(overview: Float32) -> Float32:
     height, width = overview.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     # [pixels, 6]: terms of a quadratic surface, x and y in -1..1
-    surfaces = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
     values = ndimage.gaussian_filter(overview, 1).ravel().astype(np.float64)
     residuals = values - np.median(values)
     is_ground = np.ones(values.size, np.bool_)
     for _ in range(_ITERATIONS):
         spread = _robust_spread(residuals[is_ground])
         is_ground = np.abs(residuals) < _OUTLIER_DISTANCE * spread
-        ground_surfaces = surfaces[is_ground][::_FIT_STEP]
+        ground_terms = terms[is_ground][::_FIT_STEP]
         ground_values = values[is_ground][::_FIT_STEP]
-        factors, *_ = np.linalg.lstsq(ground_surfaces, ground_values, rcond=None)
-        residuals = values - surfaces @ factors
+        coefficients, *_ = np.linalg.lstsq(ground_terms, ground_values, rcond=None)
+        residuals = values - terms @ coefficients
     spread = _robust_spread(residuals[is_ground])
     return np.asarray(np.abs(residuals) / spread, np.float32).reshape(height, width)
 

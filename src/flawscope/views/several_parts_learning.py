@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -31,7 +32,7 @@ _CROP_FACTOR = 1.5  # side of a crop, as a factor of the part's diameter
 _MAX_CROPS = 80  # crops that the reference is learnt from, at most
 _CANDIDATE_FACTOR = 3  # places that are examined, as a factor of the largest number of parts
 _MIN_OBJECT_AREA = 0.3  # least area of another object, as a share of a part's area
-_MIN_EQUAL_COUNTS = 0.9  # share of good pictures that have the same number of parts
+_MIN_EQUAL_SHARE = 0.9  # share of good pictures that have the same number of parts
 
 
 class _Component(NamedTuple):
@@ -152,7 +153,7 @@ def learn_several_parts(
     count = len(overviews)
     if reliable:
         # kinds are sorted from the simplest: of equally good ones, the simplest is named
-        best = min(reliable, key=lambda other: reliable[other].wrong_count)
+        best = min(reliable, key=lambda other_kind: reliable[other_kind].wrong_count)
         right_count = count - reliable[best].wrong_count
         remedy = f"give --align {best}, by which they are counted right in {right_count} of {count}"
     else:
@@ -163,24 +164,24 @@ def learn_several_parts(
     if isinstance(learnt, InputError):
         raise InputError(f"--align {kind} finds no parts in the good pictures: {remedy}")
     example = next(error for error in learnt.count_errors if error)
-    line = (
+    message = (
         f"parts are counted wrong in {learnt.wrong_count} of {count} good pictures, "
         f"such as {example}: {remedy}"
     )
-    raise PartsCountedWrongError(data_checks.COUNTED_WRONG.coded(line), learnt)
+    raise PartsCountedWrongError(data_checks.COUNTED_WRONG.coded(message), learnt)
 
 
 def _learn_by_other_poses(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> dict[PoseKind, LearnedParts]:
-    """Learn with each other kind of poses; return the reliable results, by their kind."""
+    """Learn with every kind of poses except `kind`; return the reliable results by kind."""
     reliable: dict[PoseKind, LearnedParts] = {}
-    for other in get_args(PoseKind):
-        if other == kind:
+    for other_kind in get_args(PoseKind):
+        if other_kind == kind:
             continue
-        learnt = _learn_or_error(overviews, small, other)
+        learnt = _learn_or_error(overviews, small, other_kind)
         if isinstance(learnt, LearnedParts) and learnt.is_reliable:
-            reliable[other] = learnt
+            reliable[other_kind] = learnt
     return reliable
 
 
@@ -199,21 +200,24 @@ def _learn(
 ) -> LearnedParts:
     """Learn the reference and the number of parts; the result may count parts wrong."""
     components = [_find_components(overview) for overview in overviews]
-    areas = np.sort([component.area for _, in_picture in components for component in in_picture])
+    picture_areas = []  # areas of each picture's components
+    for _, picture_components in components:
+        picture_areas.append([component.area for component in picture_components])
+    areas = np.sort(list(chain.from_iterable(picture_areas)))
     if not len(areas):
         raise InputError(
             "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
         )
     # Area of the component that contains the median of all components' pixels: so small specks count little
-    middle = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
-    typical_area = float(areas[middle])
+    median_index = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
+    typical_area = float(areas[median_index])
     single_parts = _find_single_parts(components, typical_area)
-    largest_area = max(sum(component.area for component in in_picture) for _, in_picture in components)
+    largest_area = max(map(sum, picture_areas))
     most = max(1, round(largest_area / typical_area))
     sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
     object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
     settings = SeveralParts(_frame_span(single_parts), object_area, sought, most=min(most, sought))
-    chosen = [single_parts[place] for place in spread_numbers(len(single_parts), _MAX_CROPS)]
+    chosen = [single_parts[index] for index in spread_numbers(len(single_parts), _MAX_CROPS)]
     crops = list[Float32]()
     crop_pictures = list[int]()  # number of the picture of each crop
     ground_levels = list[float]()
@@ -242,7 +246,7 @@ def _frame_span(single_parts: Sequence[tuple[int, _Component]]) -> float:
     span = 2 * _CROP_FACTOR * radius / OVERVIEW_SIDE
     if span > 1:
         raise InputError("parts fill the pictures to be found among several: take pictures from farther away")
-    if span < SIDE / MAX_SIDE:
+    if span < SIDE / MAX_SIDE:  # the frame has SIDE pixels, and the small picture at most MAX_SIDE
         raise InputError("parts are too small to be found among several: take pictures from nearer")
     return span
 
@@ -264,8 +268,8 @@ def _find_single_parts(
     """
     smallest, largest = (factor * typical_area for factor in _SINGLE_PART_AREA)
     single_parts = []
-    for number, (_, in_picture) in enumerate(components):
-        for component in in_picture:
+    for number, (_, picture_components) in enumerate(components):
+        for component in picture_components:
             if smallest < component.area < largest:
                 single_parts.append((number, component))
     if len(single_parts) < MIN_REFERENCE_PICTURES:
@@ -289,7 +293,7 @@ def _count_parts(
     Args:
         settings: Settings by which parts are found; their `least` and `most` are not final yet.
         reference: Reference that was learnt from all pictures.
-        held_out: For pictures of the crops, by number: the reference that was learnt without the picture.
+        held_out: Picture number -> reference learnt without this picture, for the pictures of the crops.
         overviews: Overviews of the pictures.
         small: Function (picture number, longer side) that returns the picture at that size.
 
@@ -314,18 +318,18 @@ def _count_parts(
         raise InputError("the good pictures show no parts that can be found: leave out --several")
     least, most = expected_counts(counts)
     final_settings = replace(settings, least=least, most=min(most, settings.sought))
-    errors = []
+    count_errors = []
     for number, count in enumerate(counts):
         other_counts = [*counts[:number], *counts[number + 1 :]]
-        least, most = expected_counts(other_counts or counts)
+        least, most = expected_counts(other_counts or counts)  # a single picture has no others
         held_out_settings = replace(settings, least=least, most=min(most, settings.sought))
         held_out_detection = held_out_detections[number]
         error = final_settings.count_error(count, len(detections[number].objects))
         held_out_error = held_out_settings.count_error(
             len(held_out_detection.poses), len(held_out_detection.objects)
         )
-        errors.append(error or held_out_error)
-    return LearnedParts(final_settings, reference, counts, errors)
+        count_errors.append(error or held_out_error)
+    return LearnedParts(final_settings, reference, counts, count_errors)
 
 
 def _crop_part(picture: Float32, labels: NDArray[np.int32], component: _Component, level: float) -> Float32:
@@ -347,22 +351,22 @@ def _crop_part(picture: Float32, labels: NDArray[np.int32], component: _Componen
     columns = (np.arange(width) * overview_width / width).astype(np.intp)
     covered = np.where(is_other_part[rows][:, columns], np.float32(level), picture)
     y = round(component.y * height / overview_height)
-    x = round(component.x * height / overview_height)
+    x = round(component.x * height / overview_height)  # scaled by the same factor as y
     padded = np.pad(covered, SIDE // 2, mode="edge")
-    return padded[y : y + SIDE, x : x + SIDE]
+    return padded[y : y + SIDE, x : x + SIDE]  # (y, x) of `covered` is the middle of this square
 
 
 def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
     """Return the least and the largest expected number of parts.
 
-    Where nearly all pictures with parts have the same number, both are that number.
+    If nearly all pictures with parts have the same number, the least and the largest are this number.
 
     Args:
-        counts: Number of parts in each good picture; pictures without parts are left out.
+        counts: Number of parts in each good picture; pictures with 0 are left out.
     """
     positive_counts = [count for count in counts if count] or [1]
-    values, frequencies = np.unique(positive_counts, return_counts=True)
-    if frequencies.max() >= _MIN_EQUAL_COUNTS * frequencies.sum():
-        usual = int(values[frequencies.argmax()])
+    distinct_counts, frequencies = np.unique(positive_counts, return_counts=True)
+    if frequencies.max() >= _MIN_EQUAL_SHARE * frequencies.sum():
+        usual = int(distinct_counts[frequencies.argmax()])
         return usual, usual
-    return int(values[0]), int(values[-1])
+    return int(distinct_counts[0]), int(distinct_counts[-1])

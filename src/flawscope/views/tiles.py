@@ -94,16 +94,17 @@ class TileGrid:
         """Return the weights [tiles, side] of the tiles along an axis."""
         starts = self.starts[axis]
         side = self.tile[axis]
-        middles = np.arange(side) + 0.5
+        pixel_centres = np.arange(side) + 0.5
         ramps = np.ones((len(starts), side))
-        for number in range(len(starts) - 1):
-            overlap = starts[number] + side - starts[number + 1]
-            if overlap > 0:
-                ramps[number] *= np.clip((side - middles) / overlap, 0, 1)
-                ramps[number + 1] *= np.clip(middles / overlap, 0, 1)
+        for tile in range(len(starts) - 1):
+            overlap = starts[tile] + side - starts[tile + 1]
+            if overlap > 0:  # one tile falls from 1 to 0 where the next rises from 0 to 1
+                ramps[tile] *= np.clip((side - pixel_centres) / overlap, 0, 1)
+                ramps[tile + 1] *= np.clip(pixel_centres / overlap, 0, 1)
         totals = np.zeros(self.canvas[axis])
         for start, ramp in zip(starts, ramps, strict=True):
             totals[start : start + side] += ramp
+        # divided by the totals, so that the weights at each pixel sum to 1
         weights = [ramp / totals[start : start + side] for start, ramp in zip(starts, ramps, strict=True)]
         return np.stack(weights).astype(np.float32)
 
@@ -213,7 +214,7 @@ class TileSummary(NamedTuple):
         """
         counted = view_map[inside] if inside.any() else view_map.ravel()
         return cls(
-            scores=(score, -math.inf),
+            scores=(score, -math.inf),  # -inf: a maximum never takes the value of the missing whole view
             maxima=(float(view_map.max()), -math.inf),
             means=(float(counted.mean()), 0.0),
             whole_peak=-math.inf,
@@ -286,26 +287,33 @@ class TileBlender:
         while unsure:
             picture_map = self.tiles if counted is None else np.where(counted, self.tiles, -np.inf)
             y, x = divmod(int(picture_map.argmax()), width)
+            # view 0 is the whole frame: tile t is view t + 1
             numbers = [tile + 1 for tile in self.grid.tiles_at(y, x) if tile + 1 in unsure]
             if not numbers:
                 return
             for number, exact_map in zip(numbers, sure_maps(numbers), strict=True):
                 bound_map = unsure.pop(number)
-                # The exact map may exceed its bound somewhere: its memory bank, selected anew, may lack
-                # patches of the other bank. The minimum keeps this from adding up over many tiles.
+                # The exact map may exceed its bound somewhere: each run has a memory bank of its own, and the
+                # exact one may lack patches. The minimum keeps this from adding up over many tiles.
                 self._add_weighted(number, np.minimum(bound_map, exact_map) - bound_map)
 
     def _add_weighted(self, view: int, view_map: Float32) -> None:
-        """Add a tile's map, or the change of its map, to the blended maps, by the tile's weights."""
-        row, column = self.grid.row_and_column(view - 1)
-        y, x = self.grid.corner(view - 1)
+        """Add a tile's map, or a change of it, to the blended maps, multiplied by the tile's weights.
+
+        Args:
+            view: Number of the tile's view.
+            view_map: [H, W], the map or its change.
+        """
+        tile = view - 1  # view 0 is the whole frame
+        row, column = self.grid.row_and_column(tile)
+        y, x = self.grid.corner(tile)
         height, width = self.grid.tile
         row_weights = self.grid.weights[0][row]
         column_weights = self.grid.weights[1][column]
         self.tiles[y : y + height, x : x + width] += view_map * row_weights[:, None] * column_weights
 
     def summary(self, shown: Mask) -> TileSummary:
-        """Summarise the results while the fusion is not known yet.
+        """Return a summary of the results, to which a fusion can be applied later.
 
         Args:
             shown: [H, W], pixels of the whole view that count.
@@ -355,19 +363,20 @@ class TileBlender:
         geometry = self.whole.with_picture_size(self.grid.canvas)
         step = max(1, BLOCK_PIXELS // width)
         largest = -math.inf
+        fused_view_map = None
         if self.view is not None:
             whole_score, view_map = self.view
             score = float(np.maximum(score, whole_score * fusion.factor + fusion.shift))
-            scaled_map = view_map * np.float32(fusion.factor) + np.float32(fusion.shift)
+            fused_view_map = view_map * np.float32(fusion.factor) + np.float32(fusion.shift)
         for start in range(0, height, step):
             rows = picture_map[start : start + step]
             inside = None if self.region is None else self.region.window(start, 0, len(rows), width)
             if inside is not None:
                 rows[~inside] = lowest  # nothing was computed outside the region
-            if self.view is not None:
-                whole_map = geometry.window(start, 0, len(rows), width).warp(scaled_map, fill=-math.inf)
+            if fused_view_map is not None:
+                whole_rows = geometry.window(start, 0, len(rows), width).warp(fused_view_map, fill=-math.inf)
                 if inside is not None:
-                    whole_map[~inside] = -math.inf
-                np.maximum(rows, whole_map, out=rows)
+                    whole_rows[~inside] = -math.inf
+                np.maximum(rows, whole_rows, out=rows)
             largest = float(np.maximum(largest, rows.max()))
         return (largest if fusion.score == "map" else score), picture_map

@@ -97,7 +97,8 @@ class Undistortion:
             InputError: The picture has another size than those that the lens was calibrated on.
         """
         height, width = picture_size(picture)
-        if self.width and (width, height) != (self.width, self.height):
+        is_size_known = bool(self.width)
+        if is_size_known and (width, height) != (self.width, self.height):
             raise picture_error(
                 name,
                 f"it has {width} x {height} pixels, and those of the lens {self.width} x {self.height}",
@@ -140,8 +141,9 @@ class Undistortion:
         height = max(1, round(picture_height * min(1.0, scale_y)))
         width = max(1, round(picture_width * min(1.0, scale_x)))
         scale = height / picture_height, width / picture_width
-        # places of the result's pixels: in the picture as taken, in the undistorted picture (v, u), and in
-        # the map of that picture (y, x)
+        # Places of the result's pixels: (rows, columns) in the picture as taken, (v, u) in the undistorted
+        # picture, and (y, x) in the map of that picture. In (v, u) the middles of pixels are whole numbers,
+        # in the others they end in .5.
         rows = (np.arange(height) + 0.5) / scale[0]
         columns = (np.arange(width) + 0.5) / scale[1]
         v, u = self._undistorted(*np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij"))
@@ -151,20 +153,20 @@ class Undistortion:
         is_inside = (y >= 0) & (y < drawn.shape[0]) & (x >= 0) & (x < drawn.shape[1])
         outside = np.median(drawn) if fill is None else fill
         values = np.where(is_inside, _sample(drawn, y - 0.5, x - 0.5), outside)
-        geometry = Geometry(placed.picture_size, (height, width), scale, (0.0, 0.0))
+        geometry = Geometry(placed.picture_size, (height, width), scale, offset=(0.0, 0.0))
         return values.astype(drawn.dtype), geometry
 
     def as_taken(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
-        """Return the places (v, u) in the picture as taken of points of the undistorted picture."""
+        """Transform points (v, u) of the undistorted picture to places (v, u) in the picture as taken."""
         y = (v - self.cy) / self.fy
         x = (u - self.cx) / self.fx
         radial, dy, dx = self._distortion(y, x)
         return self.fy * (y * radial + dy) + self.cy, self.fx * (x * radial + dx) + self.cx
 
     def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
-        """Return the points (v, u) of the undistorted picture for places in the picture as taken.
+        """Transform places (v, u) in the picture as taken to points (v, u) of the undistorted picture.
 
-        The inverse of `as_taken` is found by a fixed-point iteration.
+        A fixed-point iteration inverts `as_taken`.
         """
         distorted_y = (v - self.cy) / self.fy
         distorted_x = (u - self.cx) / self.fx

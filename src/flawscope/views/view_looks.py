@@ -37,6 +37,7 @@ def thumbnail(image: Floats) -> Floats:
         edges = np.linspace(0, values.shape[axis], SIDE, endpoint=False).astype(np.intp)
         block_sizes = np.diff([*edges, values.shape[axis]])
         counts = block_sizes[:, None] if axis == 1 else block_sizes
+        # means of blocks; an empty block gets a single value from `reduceat`
         values = np.add.reduceat(values, edges, axis, dtype=np.float32) / np.maximum(counts, 1)
     return np.asarray(values, np.float32).ravel()
 
@@ -101,7 +102,7 @@ class ViewLooks:
     def learn(cls, looks: Mapping[str, Sequence[Floats]]) -> ViewLooks | None:
         """Learn from thumbnails of good pictures by view; None: there are too few.
 
-        Each thumbnail is compared with the mean of its view's other thumbnails.
+        `limits` and `reach` come from the distances of each thumbnail from the mean of its view's others.
         """
         if len(looks) < 2 or min(map(len, looks.values())) < MIN_PICTURES:
             return None
@@ -111,7 +112,7 @@ class ViewLooks:
         spread = np.maximum(np.concatenate(deviations).std(axis=0), MIN_SPREAD)
         count = len(view_looks)
         learnt = cls(
-            (*looks,),
+            tuple(looks),
             means,
             spread,
             limits=np.full((count, count), np.inf),
@@ -129,16 +130,18 @@ class ViewLooks:
         # [n, V] of each view: distances of its n pictures from the means of all views
         distances = [np.array([self.distances(look) for look in thumbnails]) for thumbnails in view_looks]
         for view, thumbnails in enumerate(view_looks):
-            # the mean without a picture is n / (n - 1) times as far from this picture as the mean with it
+            # distance of a picture from the mean of the other n - 1 pictures: n / (n - 1) times that from the
+            # mean of all n
             distances[view][:, view] *= len(thumbnails) / (len(thumbnails) - 1)
-        for view, own in enumerate(distances):
-            self.reach[view] = MAX_DISTANCE * own[:, view].max()
-            for other_view, other in enumerate(distances):
+        for view, view_distances in enumerate(distances):
+            self.reach[view] = MAX_DISTANCE * view_distances[:, view].max()
+            for other_view, other_distances in enumerate(distances):
                 if view == other_view:
                     continue
-                self.limits[view, other_view] = _limit_between(
-                    mine=own[:, view] - own[:, other_view], theirs=other[:, view] - other[:, other_view]
-                )
+                # below 0 for a picture that is nearer to `view` than to `other_view`
+                mine = view_distances[:, view] - view_distances[:, other_view]
+                theirs = other_distances[:, view] - other_distances[:, other_view]
+                self.limits[view, other_view] = _limit_between(mine, theirs)
 
     def distances(self, look: Floats) -> NDArray[np.float64]:
         """Return the distances [V] of a thumbnail from the views' means, in spreads."""
@@ -151,12 +154,10 @@ class ViewLooks:
         return bool(np.isfinite(self.limits[is_pair]).all())
 
     def shown_instead(self, view: str, look: Floats) -> str | None:
-        """Return the view that a picture shows instead of the one it should show; None: no other view.
-
-        The result is also None if `view` is not known.
+        """Return the other view that a picture clearly shows; None: no other view.
 
         Args:
-            view: Name of the view that the picture should show.
+            view: Name of the view that the picture should show. If it is not known, the result is None.
             look: Thumbnail of the picture.
         """
         if view not in self.views:
@@ -189,7 +190,7 @@ class ViewLooks:
             reach = np.array(stored["reach"], np.float64)
             rows = []
             for row in stored["limits"]:
-                rows.append([np.inf if limit is None else limit for limit in row])
+                rows.append([np.inf if limit is None else limit for limit in row])  # JSON has no infinity
             limits = np.array(rows, float)
             count = len(views)
             width = 3 * SIDE * SIDE

@@ -75,6 +75,7 @@ class Views:
         self.visible = visible
         self.region: RegionOfInterest | None = None
         if visible is not None:
+            # a region of all pixels leaves out those that are not visible
             self.with_roi(np.ones(self.whole.size, np.bool_))
 
     @property
@@ -155,7 +156,7 @@ class Views:
             run: Function that runs the model on images (`RunModel`).
             batch: Number of views that run at a time.
             bound: A faster run for tiles, whose maps are nowhere lower than those of `run`. The tiles around
-                the map's maximum are then run again by `run`. None: `run` judges all.
+                the map's maximum are then run again by `run`. None: `run` is used for all views.
         """
         assert self.grid is not None
         blender = TileBlender(self.grid, self.whole, self.region)
@@ -163,10 +164,11 @@ class Views:
         if bound is not None:  # `bound` is for tiles only: `run` judges the whole view
             whole_scores, whole_maps = run(self.images([0]))
             blender.add(numbers.pop(0), whole_scores[0], whole_maps[0])
+        run_tiles = bound or run
         bound_maps = dict[int, Float32]()  # number of a view -> upper bound of its map
         for start in range(0, len(numbers), batch):
             batch_numbers = numbers[start : start + batch]
-            scores, maps = (bound or run)(self.images(batch_numbers))
+            scores, maps = run_tiles(self.images(batch_numbers))
             for number, score, view_map in zip(batch_numbers, scores, maps, strict=True):
                 blender.add(number, float(score), view_map)
                 if bound is not None:
@@ -182,7 +184,7 @@ class Views:
     def summary(
         self, run: RunModel, counted: Mask, batch: int = 1, bound: RunModel | None = None
     ) -> TileSummary:
-        """Summarise the results for a frame while the fusion that `predict` applies is not known yet.
+        """Run the model on a frame, and return a summary to which a fusion can be applied later.
 
         Args:
             run: Function that runs the model on images (`RunModel`).
@@ -280,24 +282,24 @@ class FrameViews(Views):
 
     def placement(self, number: int) -> Geometry:
         """Return the place in the picture of a view, counted over all frames."""
-        frame, view = divmod(number, len(self.frames[0]))
-        return self.frames[frame].placement(view)
+        frame_number, view_number = divmod(number, len(self.frames[0]))
+        return self.frames[frame_number].placement(view_number)
 
     def view_numbers(self) -> list[int]:
         """Return the numbers of the views with pixels that count, counted over all frames."""
-        count = len(self.frames[0])  # each frame has as many views
+        view_count = len(self.frames[0])  # each frame has as many views
         numbers = []
         for frame_number, frame in enumerate(self.frames):
-            numbers += [frame_number * count + view for view in frame.view_numbers()]
+            numbers += [frame_number * view_count + view_number for view_number in frame.view_numbers()]
         return numbers
 
     def images(self, numbers: Iterable[int]) -> Float32:
         """Return views [n, 3, H, W] float32 in 0..1, padding marked, by their numbers over all frames."""
-        count = len(self.frames[0])  # each frame has as many views
+        view_count = len(self.frames[0])  # each frame has as many views
         images = []
         for number in numbers:
-            frame, view = divmod(number, count)
-            images.append(self.frames[frame].images([view]))
+            frame_number, view_number = divmod(number, view_count)
+            images.append(self.frames[frame_number].images([view_number]))
         return np.concatenate(images)
 
     def predict_each(
@@ -338,7 +340,7 @@ class PartFrameViews(FrameViews):
         height = max(1, math.ceil(picture_height * map_scale))
         width = max(1, math.ceil(picture_width * map_scale))
         scales = height / picture_height, width / picture_width
-        super().__init__(frames, Geometry(size, (height, width), scales, (0.0, 0.0)))
+        super().__init__(frames, Geometry(size, (height, width), scales, offset=(0.0, 0.0)))
         self.poses = parts.poses
         self.objects = parts.objects
         self.count_error = parts.count_error
@@ -365,7 +367,7 @@ class PartFrameViews(FrameViews):
     def predict_parts(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
     ) -> tuple[Array, Float32, NDArray[np.uint16]]:
-        """Judge each part.
+        """Judge each part, and put the maps of the parts together.
 
         Args:
             run: Function that runs the model on images (`RunModel`).

@@ -77,7 +77,7 @@ def study_remarks(source_study: ReadStudy, learnt_count: int) -> Iterator[str]:
     """Yield remarks on weaknesses of a study.
 
     Args:
-        source_study: The study.
+        source_study: The study, with the facts of its files.
         learnt_count: Number of the study's pictures that the model has learnt from.
     """
     part_count = len(source_study.study.parts)
@@ -103,7 +103,7 @@ def agreement_page(
     """Return the page of a study.
 
     Args:
-        source_study: The study.
+        source_study: The study, with the facts of its files.
         results: The study's results.
         claim: Miss rate that is to be claimed.
         model: Facts of the model, as (name, value).
@@ -119,7 +119,10 @@ def agreement_page(
     wrong_parts = list(_wrong_parts(source_study))
     defective_count = int(study.defective.sum())
     good_count = len(study.parts) - defective_count
-    rates = [(key, label, *limits_text(key)) for key, label in RATES.items()]
+    rates = []
+    for key, label in RATES.items():
+        acceptable, marginal = limits_text(key)
+        rates.append((key, label, acceptable, marginal))
     sources = []
     for source in source_study.sources:
         sources.append((printable(str(source.path)), source.sha256, printable(source.run)))

@@ -108,22 +108,23 @@ def compute_figures(
         dataset: The data set.
         reference: Reference of the parts' poses; None: the model does not search for parts.
     """
-    rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
+    rows = [_picture_row(picture.item, picture.prediction, dataset) for picture in result.pictures]
     decided = result.decided
-    anomalous = np.array([picture.anomalous for picture in decided], dtype=bool)
-    called = np.array([picture.is_anomalous for picture in decided], dtype=bool)
+    is_defective = np.array([picture.anomalous for picture in decided], dtype=bool)
+    is_called = np.array([picture.is_anomalous for picture in decided], dtype=bool)
     scores = np.array([picture.score for picture in decided], dtype=np.float64)
     tally = Tally(
-        good=int((~anomalous).sum()),
-        false_alarms=int((called & ~anomalous).sum()),
-        defective=int(anomalous.sum()),
-        missed=int((~called & anomalous).sum()),
+        good=int((~is_defective).sum()),
+        false_alarms=int((is_called & ~is_defective).sum()),
+        defective=int(is_defective.sum()),
+        missed=int((~is_called & is_defective).sum()),
     )
     counts = count_pixels(result.pictures)
-    intervals = image_intervals(anomalous, scores, called)
+    intervals = image_intervals(is_defective, scores, is_called)
     if counts is not None:
         intervals |= pixel_intervals(counts)
-    plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
+    plots = _curve_plots(is_defective, scores, is_called, counts)
+    plots["scores"] = _histogram_plot(rows, calibration)
     index_by_path = {}  # by which the cards of parts link to pictures
     if result.parts:
         index_by_path = {str(picture.prediction.path): index for index, picture in enumerate(result.pictures)}
@@ -149,7 +150,8 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
         ("good test pictures", errors[~is_defective]),
         ("defective test pictures", errors[is_defective]),
     )
-    farthest_first = np.argsort(-np.where(is_found, errors, -1.0), kind="stable")  # those without a part last
+    known_errors = np.where(is_found, errors, -1.0)  # -1: pictures without a part come last
+    farthest_first = np.argsort(-known_errors, kind="stable")
     reference_image = np.repeat(reference.part_image()[..., None], 3, axis=2)  # three equal channels
     return {
         "reference": image_uri(reference_image, REFERENCE_SIDE),
@@ -163,9 +165,10 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
 
 
 def _alignment_row(name: str, errors: Array) -> tuple[str | int, ...]:
-    """Return the cells of a group of pictures: name, pictures with found and without found parts, errors.
+    """Return the cells of a group of pictures: its name, and texts on the alignment.
 
-    The errors are the median, the 95 % quantile and the largest.
+    These are the number of pictures in which a part was found, the number of the other pictures, and the
+    median, the 95 % quantile and the largest of the errors.
     """
     found_errors = errors[np.isfinite(errors)]
     found_count = found_errors.size
@@ -188,6 +191,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
     kind = printable(item.kind)
     truth = "defective" if item.anomalous else "good"
     result = outcome(item.anomalous, prediction.is_anomalous)
+    distance = abs(prediction.severity)  # from the score threshold
     facts = [
         ("Result", result),
         ("Decision", prediction.decision),
@@ -209,7 +213,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
         "size": size_text(prediction),
         "outcome": result,
         "verdict": prediction.decision,
-        "margin": -abs(prediction.severity) if result == RIGHT else abs(prediction.severity),
+        "margin": -distance if result == RIGHT else distance,
         "facts": facts,
     }
 
@@ -230,14 +234,14 @@ def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
 def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
     """Return the line of the table on a rate: `count` of `total` pictures, with a note."""
     if not total:
-        return Metric(name, "not measured", "", "", "no such test pictures")
+        return Metric(name, "not measured", interval="", step="", note="no such test pictures")
     interval = metrics.confidence_interval_rate(count, total)
     return Metric(
         name,
-        f"{percent(count / total)} ({count} of {total})",
-        range_text(*interval),
-        percent(1 / total),
-        f"{note}; exact binomial interval",
+        value=f"{percent(count / total)} ({count} of {total})",
+        interval=range_text(*interval),
+        step=percent(1 / total),
+        note=f"{note}; exact binomial interval",
     )
 
 
@@ -262,12 +266,12 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
             interval_text = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
             notes.append(interval.method if interval else _missing_interval_note(name))
         if name == "image_auroc" and pair_count:
-            step = f"{1 / pair_count:.2g}"
+            step = f"{1 / pair_count:.2g}"  # the AUROC is the share of pairs in the right order
             notes.append(f"{pluralize(pair_count, 'pair')} of a good and a defective {result.noun}")
         if name in result.labels and name not in ("image_f1", "pixel_f1"):
             notes.append(str(result.labels[name]))
         shown_name = METRIC_NAMES.get(name, name.replace("_", " "))
-        lines.append(Metric(shown_name, text, interval_text, step, "; ".join(notes)))
+        lines.append(Metric(shown_name, text, interval_text, step, note="; ".join(notes)))
     return lines
 
 
@@ -280,16 +284,16 @@ def _kind_rows(result: Evaluation) -> list[Json]:
     """Return the rows of the table of types: counts, and the type's AUROC against the good test pictures."""
     good_scores = [picture.score for picture in result.decided if not picture.anomalous]
     rows = []
-    for name, values in result.kinds.items():
+    for name, counts in result.kinds.items():
         bad_scores = [
             picture.score for picture in result.decided if picture.anomalous and picture.kind == name
         ]
-        interval = metrics.confidence_interval_rate(values["anomalous"], values["images"])
+        interval = metrics.confidence_interval_rate(counts["anomalous"], counts["images"])
         auroc = None
         if good_scores and bad_scores:
             is_bad = np.array([False] * len(good_scores) + [True] * len(bad_scores))
             auroc = metrics.auroc(is_bad, np.array(good_scores + bad_scores))
-        row: Json = dict(values)
+        row: Json = dict(counts)
         row["name"] = printable(name)
         row["truth"] = "defective" if bad_scores else "good"
         row["interval"] = range_text(*interval)
@@ -330,17 +334,17 @@ def _curve_plots(
             called_precision = float(anomalous[called].mean())
             precision_mark = (called_recall, called_precision)
     if counts is not None:
-        # [0]: of the single resample, which has each picture once
+        # [0]: the curves have a row for each resample, and there is one, which has each picture once
         fpr, recall, pro, precision = (curve[0] for curve in counts.curves()[:4])
         roc_curves.append(Curve("pixels", fpr, recall))
         # the precision lacks its value at recall 0; if no pixel is called anomalous, it counts as 1
         full_precision = np.nan_to_num(np.append(precision[0], precision), nan=1.0)
         precision_curves.append(Curve("pixels", recall, full_precision))
-        axes = ("normal pixels called anomalous", "overlap with defects, mean")
-        plots["pro"] = curve_plot("pro", [Curve("regions", fpr, pro)], axes, limit=PRO_LIMIT)
+        labels = ("normal pixels called anomalous", "overlap with defects, mean")
+        plots["pro"] = curve_plot("pro", [Curve("regions", fpr, pro)], labels, limit=PRO_LIMIT)
     if roc_curves:
-        axes = ("false-positive rate", "true-positive rate")
-        plots["roc"] = curve_plot("roc", roc_curves, axes, mark=roc_mark, chance=True)
+        labels = ("false-positive rate", "true-positive rate")
+        plots["roc"] = curve_plot("roc", roc_curves, labels, mark=roc_mark, chance=True)
         plots["pr"] = curve_plot("pr", precision_curves, ("recall", "precision"), mark=precision_mark)
     return plots
 
@@ -357,10 +361,9 @@ def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
 
 
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
-    """Return false-positive rate, recall and precision, [K] each.
+    """Return false-positive rate, recall and precision, [K] each, for K distinct scores, the largest first.
 
-    Each distinct score, from the largest to the smallest, gives a value of each: that for calling all
-    pictures anomalous that have at least this score.
+    These are the values if all pictures with at least this score are called anomalous.
     """
     order = np.argsort(-scores, kind="stable")
     # equal scores are called together: only the counts after the last of them are kept

@@ -87,7 +87,10 @@ def evaluation_page(
     truth = np.array([row["anomalous"] for row in figures.rows])
     # the slider moves the threshold of pictures; a model that decides on parts has another limit
     points = [] if result.parts else operating_points(scores, truth, calibration)
-    curves = [(*CURVES[name], Markup(figures.plots[name])) for name in CURVES if name in figures.plots]
+    curves = []
+    for name, (title, meaning) in CURVES.items():
+        if name in figures.plots:
+            curves.append((title, meaning, Markup(figures.plots[name])))
     next_steps = [f"next: {advice.line()}" for advice in advise_after(result, manifest)]
     remarks = [*result.remarks, *next_steps]
     broken = bool(result.false_alarms.get("broken"))
@@ -172,8 +175,8 @@ def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **co
     Args:
         template: File name of the template.
         pictures: Entries of the pictures. Each has name, size, facts, and its layers or the reason why it has
-            none; by other keys the page sorts and filters.
-        scripts: Files of which the page's script is made.
+            none, and further keys by which the page sorts and filters.
+        scripts: Files that are joined to the page's script.
         context: Values of the template; title, sections, toggles and panels are required.
     """
     from markupsafe import Markup
@@ -213,7 +216,7 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
         anomalous: Whether each test picture is defective.
         calibration: Calibration of the model.
     """
-    # the k-th largest of n calibration scores as threshold gives the false-alarm rate k / (n + 1)
+    # with the k-th largest of n calibration scores as threshold, the false-alarm rate is k / (n + 1)
     denominator = calibration.unit_count + 1
     last_rank = max(1, int(MAX_RATE * denominator))
     ranks: Sequence[int] = range(1, last_rank + 1)
@@ -225,13 +228,13 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
         if rank < denominator:
             changed_calibration = calibration.with_rate(rank / denominator)
             calibration_by_threshold[changed_calibration.score_threshold] = changed_calibration
-    # replaces an equal threshold of another rate
+    # the model's own threshold replaces an equal one of another rate
     calibration_by_threshold[calibration.score_threshold] = calibration
-    good = scores[~anomalous]
-    bad = scores[anomalous]
+    good_scores = scores[~anomalous]
+    bad_scores = scores[anomalous]
     points = []
     for threshold in sorted(calibration_by_threshold, reverse=True):
-        point = _point(calibration_by_threshold[threshold], good, bad)
+        point = _point(calibration_by_threshold[threshold], good_scores, bad_scores)
         point["now"] = threshold == calibration.score_threshold
         points.append(point)
     return points if len(points) > 1 else []

@@ -78,7 +78,7 @@ def predictions_page(
     judged = [row for row in table if not row.error]
     judged.sort(key=lambda row: -(row.severity or 0.0))
     rows = judged[:MAX_ROWS]
-    pictures = _row_entries(rows, predictions, levels, step)
+    entries = _row_entries(rows, predictions, levels, step)
     cards = _part_cards(parts, rows)
     decisions = Counter(row.decision for row in judged)
     tolerated = decisions[WITHIN] if "tolerances" in facts else None
@@ -86,7 +86,7 @@ def predictions_page(
     sections = [("parts", "Parts"), *PREDICTION_SECTIONS] if parts else PREDICTION_SECTIONS
     return render(
         "predictions.html.j2",
-        pictures,
+        entries,
         ("pages.js",),
         title=_title(facts),
         sections=sections,
@@ -102,8 +102,8 @@ def predictions_page(
         unjudged=unjudged,
         expected=_expected_rate(facts),
         promise=printable(str(facts.get("promise", ""))),
-        rows=pictures,
-        left_out=sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures),
+        rows=entries,
+        left_out=sum(entry["layers"] in (PAGE_FULL, LISTED) for entry in entries),
         more=len(judged) - len(rows),
         scale=colour_scale(predictions[0].levels) if predictions else None,
         facts=_run_facts(facts),
@@ -299,8 +299,8 @@ def _near_duplicate_entries(report: CheckReport) -> list[Json]:
         first = finding.subject
         second = finding.others[0]
         picture = _join_pictures([root / first, root / second])
-        seems = "unsure" if finding.code.endswith("unsure") else "one part"
-        entries.append(_card(f"{first}, {second}", picture, fact=("Seems", seems)))
+        verdict = "unsure" if finding.code.endswith("unsure") else "one part"
+        entries.append(_card(f"{first}, {second}", picture, fact=("Seems", verdict)))
     return entries
 
 

@@ -100,9 +100,9 @@ def thumbnails(
             step("report", len(order), len(order))
             by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last may be missing
             return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
-        # estimated size of all pictures, which grows with the square of the side; + 1: the picture that was
-        # counted last and did not fit
-        expected_size = size * len(order) / (len(thumbnails_in_order) + 1)
+        # `size` also counts the picture that did not fit any more
+        counted = len(thumbnails_in_order) + 1
+        expected_size = size * len(order) / counted  # of all pictures; it grows with the square of the side
         side = max(MIN_SIDE, int(SIZE_MARGIN * side * math.sqrt(PAGE_BYTES / expected_size)))
 
 
@@ -138,7 +138,7 @@ def picture_layers(
 def truth_layers(
     picture: Array, masks: tuple[Mask, ...], side: int, levels: Levels | None
 ) -> tuple[Layers, tuple[int, int]]:
-    """Return the layers of a decoded picture and its marked defects, and their size (height, width).
+    """Return the layers of a decoded picture, with its marked defects, and the size (H, W) of the layers.
 
     Args:
         picture: [H, W] or [H, W, C], the picture.
@@ -191,7 +191,7 @@ def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image
     on_black = draw(np.zeros((*size, 3), np.uint8))
     on_white = draw(np.full((*size, 3), 255, np.uint8))
     keep = on_white.astype(np.int16) - on_black
-    alpha = 255 - keep.max(axis=2)
+    alpha = 255 - keep.max(axis=2)  # one for all channels
     colour = on_black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]  # added = alpha * colour
     rgba = np.concatenate([np.clip(np.round(colour), 0, 255), alpha[..., None]], axis=2)
     return Image.fromarray(rgba.astype(np.uint8))
@@ -209,8 +209,8 @@ def _fit_area(picture: Pixels, side: int) -> Pixels:
     """
     height, width = picture.shape[:2]
     scale = min(side / math.sqrt(height * width), MAX_ASPECT * side / max(height, width))
-    cell = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return np.asarray(drawing.fit_into(picture, cell))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return np.asarray(drawing.fit_into(picture, size))
 
 
 def _webp_uri(image: Image.Image, quality: int | None = None) -> str:

@@ -106,7 +106,7 @@ def _view_text(preprocess: Preprocess) -> str:
 
 
 def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Return rows with the pose of each part in a picture; empty if no part was searched or found."""
+    """Return rows with the pose of each part in a picture; empty if there is no pose."""
     parts = prediction.found_parts
     if parts is not None:
         expected = f"{parts.least}" if parts.least == parts.most else f"{parts.least}-{parts.most}"
@@ -190,8 +190,8 @@ def sentences(
         noun = "part"
         promise = f"{parts[:1].upper()}{parts[1:]}."
     lines = [promise, _false_alarms(tally, calibration, broken, noun), _missed(tally, noun)]
-    for line in remarks:
-        lines.append(f"{line[0].upper()}{line[1:]}.")
+    for remark in remarks:
+        lines.append(f"{remark[0].upper()}{remark[1:]}.")
     return lines
 
 
@@ -250,12 +250,13 @@ def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runt
         runtime: Name of the engine.
         model: Name of the model file.
     """
-    left_out = "left out of the test: the model was fitted or calibrated on them"
-    names_by_role: dict[str, list[str]] = {}
+    left_out_heading = "left out of the test: the model was fitted or calibrated on them"
+    names_by_heading: dict[str, list[str]] = {}
     for item in result.left_out_items:
-        names_by_role.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
+        names_by_heading.setdefault(left_out_heading, []).append(printable(dataset.relative(item.path)))
     for picture in manifest.pictures:
-        names_by_role.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
+        heading = f"seen by the model: {picture.role}"
+        names_by_heading.setdefault(heading, []).append(printable(picture.name))
     config = []
     for key, value in manifest.config.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -268,7 +269,7 @@ def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runt
         "config": config,
         "notes": [printable(note) for note in manifest.notes],
         "suspects": [printable(suspect.line()) for suspect in manifest.suspects],
-        "pictures": names_by_role,
+        "pictures": names_by_heading,
         "failures": [printable(line.replace(root_prefix, "")) for line in result.failures],
     }
 
@@ -294,22 +295,22 @@ def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts with which the models of all views were calibrated together; None: the model is not
-            of a view.
+        parts: Good parts on which the models of all views were calibrated together; None: the model is not
+            one of several views.
     """
     calibration = manifest.calibration
     if parts is not None:
         return [("decision", f"with the other views: {parts.calibration.promise()}")]
     promise = promise_of(manifest)
     if promise.by_part:
-        severity = "severity", "of a part: 0 is the limit, 1 is one standard deviation of good parts above it"
-        return [("decision", promise.text), severity]
+        meaning = "of a part: 0 is the limit, 1 is one standard deviation of good parts above it"
+        return [("decision", promise.text), ("severity", meaning)]
     rows = [("decision", promise.text)]
     bounds = calibration.describe_bounds()
     if bounds:
         rows.append(("any threshold", bounds))
-    unit = f"1 is {calibration.spread:.3g} above the score threshold, the spread of good pictures"
-    rows.append(("severity", unit))
+    meaning = f"1 is {calibration.spread:.3g} above the score threshold, the spread of good pictures"
+    rows.append(("severity", meaning))
     return rows
 
 
@@ -318,8 +319,8 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts with which the models of all views were calibrated together
-            (`ModelFacts.parts_of`); None: the model is not of a view.
+        parts: Good parts on which the models of all views were calibrated together (`ModelFacts.parts_of`);
+            None: the model is not one of several views.
     """
     calibration = manifest.calibration
     facts = manifest.facts
@@ -338,13 +339,13 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
     rows.append(("calibrated for", f"{calibration.runtime}, {calibration.precision}"))
     rows += [("fitted", line) for line in facts.get("summary", ()) if not PARTS_PROMISE.match(line)]
     rows += [("tried", line) for line in tried_lines(facts)]
-    decided = decided_defects(manifest, parts)
-    total = None if decided is None else decided.describe_total()
-    if total:
-        rows.append(("simulated defects found", f"{total}; real ones may be easier or harder to find"))
-    by_size = describe_detection(manifest, parts)
-    if by_size:
-        rows.append(("simulated defects by size", by_size))
+    defects = decided_defects(manifest, parts)
+    found_text = None if defects is None else defects.describe_total()
+    if found_text:
+        rows.append(("simulated defects found", f"{found_text}; real ones may be easier or harder to find"))
+    by_size_text = describe_detection(manifest, parts)
+    if by_size_text:
+        rows.append(("simulated defects by size", by_size_text))
     kinds = manifest.kinds
     if kinds is not None:
         rows.append(("kinds of defects", kinds.describe()))
@@ -360,7 +361,7 @@ def _picture_text(manifest: Manifest) -> str:
     preprocess = manifest.preprocess
     texts = [preprocess.described()]
     sizes = str(manifest.config.get("size", ""))
-    if "+" in sizes:
+    if "+" in sizes:  # the network sees each picture at several sizes
         texts.append(f"seen at {sizes}")
     if preprocess.keep_aspect:
         texts.append("aspect ratio kept")

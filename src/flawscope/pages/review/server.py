@@ -89,12 +89,12 @@ class ReviewServer:
             language: Header Accept-Language of the browser.
             theme: Theme that the person chose; None: the browser's theme.
         """
-        page_texts = PAGES.texts_for(None, language)
+        page_texts = PAGES.texts_for(chosen=None, accept_language=language)
         root = f"/{self.token}"
         done = []
         for number, verdict in self.session.decisions().items():
             done.append({"item": self._facts(number), "verdict": verdict})
-        script = {
+        script_data = {
             "texts": page_texts.sections("common", "nav", "review"),
             "product": self.title,
             "person": "",
@@ -102,14 +102,14 @@ class ReviewServer:
             "data": {"only": None, "done": done, "near": near_share()},
         }
         context = {"page": "review", "product": self.title, "bar": "", "alone": True}
-        html = PAGES.render("review", page_texts, script, root=root, theme=theme, **context)
+        html = PAGES.render("review", page_texts, script_data, root=root, theme=theme, **context)
         return "text/html; charset=utf-8", html.encode(errors="replace")
 
     def get(self, path: str, query: Mapping[str, str]) -> Response:
         """Return the answer to GET.
 
         Args:
-            path: Path of the address after the token; not empty, which would be the page itself.
+            path: Path of the address after the token; not empty: `page` answers the empty path.
             query: Parameters by name.
 
         Raises:
@@ -123,9 +123,9 @@ class ReviewServer:
                 limit = int(query.get("limit", "0"))
                 after = int(query.get("after", "0"))
                 return _json_response(self._list_waiting(limit, after))
-            case ["api", "inspections", number, layer]:
+            case ["api", "inspections", number_text, layer]:
                 side = int(query.get("side", MAX_SIDE))
-                return self._render_layer(self._parse_number(number), layer, side)
+                return self._render_layer(self._parse_number(number_text), layer, side)
         raise KeyError(path)
 
     def post(self, path: str, body: Json) -> Response:
@@ -143,8 +143,8 @@ class ReviewServer:
             case ["api", "done"]:
                 threading.Thread(target=self.stop).start()  # the answer is still sent
                 return _json_response({})
-            case ["api", "inspections", text, "verdict"]:
-                number = self._parse_number(text)
+            case ["api", "inspections", number_text, "verdict"]:
+                number = self._parse_number(number_text)
                 verdict = body.get("verdict")
                 mask = body.get("mask")
                 self._skipped.discard(number)
@@ -174,7 +174,7 @@ class ReviewServer:
 
         Args:
             limit: Largest number of pictures to return.
-            after: First number of a picture, from 0, to return.
+            after: Number of a picture, from 0; pictures before it are not returned.
         """
         done_numbers = self.session.decisions().keys() | self._skipped
         waiting = [number for number in range(len(self.session.pictures)) if number not in done_numbers]
@@ -213,9 +213,9 @@ class ReviewServer:
 
         Args:
             number: Number of the picture, from 0.
-            layer: "view", the picture alone; "overlay"; or "mask", at the picture's size.
-            side: Longer side in pixels. Larger pictures than the original or `MAX_SIDE` are not made; for a
-                mask it does not count.
+            layer: "view", which is the picture without its findings; "overlay"; or "mask".
+            side: Longer side in pixels, limited to that of the original and to `MAX_SIDE`; a mask always has
+                the picture's size.
 
         Raises:
             KeyError: There is no such layer.

@@ -169,7 +169,7 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
 
 
 def _read_run_mask(picture: ReviewPicture) -> Image.Image | None:
-    """Return the mask that the run wrote, as a grey image; None if there is none, or it cannot be read."""
+    """Return the mask that the run wrote, as a grey image; None: there is none, or it cannot be read."""
     if picture.mask is None:
         return None
     try:
@@ -236,7 +236,7 @@ class DecisionLog:
         for row in rows[1:]:
             if len(row) != len(self.columns):
                 continue  # the power failed while the line was written
-            line = Decision(*map(from_csv_cell, row))
+            line = Decision(*map(from_csv_cell, row))  # rows of earlier versions lack the last field
             if line.decision in (GOOD, DEFECT, UNDONE) and _COMPLETE_HASH.fullmatch(line.pixels):
                 self.lines.append(line)
 
@@ -321,7 +321,7 @@ class ReviewSession:
             line = current.get(picture.row.path)
             if line is not None and not self._is_decided(picture, line):
                 self.replaced.append(picture.row.path)
-        self._undecided_paths = {*self.replaced}  # their decisions do not count
+        self._undecided_paths = {*self.replaced}  # paths whose decisions do not count
         self._shown_stamps: dict[int, tuple[int, int]] = {}  # `_file_stamp` of pictures that a person sees
         for picture, decision, copy in self.copies():
             if not copy.exists():
@@ -395,7 +395,7 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Return whether the file at a picture's path is the decided picture; True if there is no file."""
+        """Return whether a picture's file still holds the picture that was decided; True without a file."""
         copy = self.out / line.decision / line.copy
         try:
             if not picture.path.is_file():
@@ -403,9 +403,9 @@ class ReviewSession:
             has_copy = copy.is_file()
             if has_copy and filecmp.cmp(copy, picture.path, shallow=False):
                 return True
-            decided_pixels = line.pixels or (_hash_pixels(copy) if has_copy else "")
-            if decided_pixels:
-                return _hash_pixels(picture.path) == decided_pixels
+            decided_hash = line.pixels or (_hash_pixels(copy) if has_copy else "")
+            if decided_hash:
+                return _hash_pixels(picture.path) == decided_hash
         except OSError:
             return False
         # without hash and copy: a picture with the same severity and score is taken for the same
@@ -437,7 +437,7 @@ class ReviewSession:
         mask: NDArray[np.bool_] | None = None,
         is_new: bool = False,
     ) -> None:
-        """Copy a picture, add a new decision to the file, and write a defect's mask.
+        """Copy a decided picture, add the decision to the file if it is new, and write a defect's mask.
 
         A crash at any point loses nothing.
 
@@ -446,7 +446,7 @@ class ReviewSession:
             decision: `GOOD` or `DEFECT`.
             copy: File name of the copy.
             mask: [H, W] bool, drawn by a person; None: an earlier mask stays, or the model's mask is taken.
-            is_new: Whether the decision is new, and is added to the file of decisions.
+            is_new: Whether the decision is new, and not in the file of decisions.
 
         Raises:
             FlawscopeError: The copy or the line cannot be written; nothing has changed.
@@ -457,8 +457,8 @@ class ReviewSession:
             shutil.copyfile(picture.path, partial)
             if is_new:
                 severity, score = _strength(picture.row)
-                pixels = _hash_pixels(partial)
-                self.log.add(picture.row.path, decision, copy, severity, score, pixels)
+                picture_hash = _hash_pixels(partial)
+                self.log.add(picture.row.path, decision, copy, severity, score, pixels=picture_hash)
             partial.replace(target)
         except OSError as error:
             raise InputError(
