@@ -431,7 +431,8 @@ def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -
     if not places or not calibration.is_sole(rest.score_threshold):
         return None
     lowest_far_score = sorted(calibration.scores)[-len(places)]
-    # The pictures far out have the highest scores. The lowest of these is compared with the other units: together they are `rest.unit_count + 1`
+    # The pictures far out have the highest scores. The lowest of these is compared with the other units:
+    # together they are `rest.unit_count + 1`.
     if float(rest.severity(lowest_far_score)) < FAR_ALONE * far_severity(rest.unit_count + 1):
         return None
     far_names = tuple(names[place] for place in places)

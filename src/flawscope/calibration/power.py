@@ -144,9 +144,8 @@ class DefectScores:
         is_found_by_size = dict[str, list[bool]]()
         for size, scores in self.scores.items():
             if self.parts is None:
-                is_found_by_size[size] = [
-                    not score <= self.threshold for score in scores
-                ]  # True for NaN, too
+                # `not <=` instead of `>`: NaN counts as found
+                is_found_by_size[size] = [not score <= self.threshold for score in scores]
             else:
                 carriers_and_scores = zip(self.carriers[size], scores, strict=True)
                 is_found_by_size[size] = [
