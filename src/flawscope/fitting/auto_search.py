@@ -521,7 +521,7 @@ class Search:
         model: Predictor,
         pictures: Sequence[PictureSource | SimulatedPatch],
         step: Callable[[int], None],
-        done_before: int,
+        place: int,
     ) -> Judged:
         """Judge pictures; a picture in which parts are not found gets the score `BEYOND`.
 
@@ -529,12 +529,12 @@ class Search:
             model: The model of a trial.
             pictures: Pictures, or simulated defects to draw.
             step: Gets the number of pictures done in the trial.
-            done_before: Number of pictures done in the trial before these.
+            place: Place of the first picture in the trial: number of pictures done before.
         """
         scores = []
         decisions = []
         for start in range(0, len(pictures), BATCH):
-            step(done_before + start)
+            step(place + start)
             sources = [
                 source.draw(self.load) if isinstance(source, SimulatedPatch) else source
                 for source in pictures[start : start + BATCH]
