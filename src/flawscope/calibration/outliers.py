@@ -25,8 +25,8 @@ from flawscope.pictures.empty_pictures import find_blank_pictures
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.table import DUPLICATE, Picture
 
-# Multiple of `far_severity` from which on a picture that sets the threshold alone is a question. Good
-# pictures with a severity of up to 14 were seen.
+# Multiple of `far_severity`, from which on there is a question about pictures that set the threshold without
+# others. Good pictures with a severity of up to 14 were seen.
 FAR_ALONE = 5.0
 # Pictures are a question if they hide more than this share of the clear simulated defects, at 95 % confidence
 HIDDEN_SHARE = 0.25
@@ -50,7 +50,7 @@ ASKS: Mapping[str, bool]
 ASKS = {NOTHING: True, APART: True, LIKE_DEFECTS: True, TOO_FEW: True} | dict.fromkeys(
     (ALONE, FLAGGED, UNLIKE, COPIES), False
 )
-HIGH = "high"  # reason of a suspect: its score alone
+HIGH = "high"  # reason of a suspect: nothing but its score
 WORDS = {
     NOTHING: "shows nothing beside the others",
     APART: "lies apart from the others",
@@ -97,7 +97,7 @@ class Suspect(NamedTuple):
 
 
 def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Unusual]:
-    """Find unusual pictures by their looks alone, before anything is learnt from them."""
+    """Find unusual pictures by nothing but their looks, before anything is learnt from them."""
     blank_names = tuple(names[place] for place in find_blank_pictures(looks))
     if blank_names:
         verb = "shows" if len(blank_names) == 1 else "show"
@@ -316,8 +316,8 @@ def defect_like_question(
 
     The question depends on the clear simulated defects of middle and large size:
 
-    1. If these are fewer than `MIN_DEFECTS`, the question is about pictures that are far out and set the
-       threshold alone (`_far_question`).
+    1. If these are fewer than `MIN_DEFECTS`, the question is about pictures that are far out and
+       without which the threshold would be much lower (`_far_question`).
     2. If the threshold lies above half of these defects, the question is about all pictures that are far out,
        if a threshold without these pictures surely finds more than `HIDDEN_SHARE` of the defects in addition.
        If not, the question is that of case 1.
@@ -344,7 +344,7 @@ def defect_like_question(
 def _too_few_defects_question(
     calibration: Calibration, names: Sequence[str], defect_count: int
 ) -> Unusual | None:
-    """Return a question about pictures that set the threshold alone, if clear simulated defects are too few.
+    """Return a question about pictures that set the threshold, if clear simulated defects are too few.
 
     Args:
         calibration: The calibration.
@@ -417,9 +417,10 @@ def _update_question(
 
 
 def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -> Unusual | None:
-    """Return a question about pictures that set the threshold alone, farther out than good pictures lie.
+    """Return a question about pictures that set the threshold, and lie farther out than good pictures do.
 
-    None: there are no such pictures.
+    Without these pictures the threshold would be much lower (`Calibration.is_sole`). None: there are no such
+    pictures.
 
     Args:
         calibration: The calibration.

@@ -4,7 +4,7 @@ Each view of a part has a score. The part's nonconformity score is the largest o
 - mean) / standard deviation of the view, over all n held-out good parts and the new part itself. The new
 part's p-value is (1 + #{good parts with at least its score}) / (n + 1).
 
-The score that is reported is the same z-score over the other parts alone (an externally studentized
+The score that is reported is the z-score by mean and deviation of the other parts (an externally studentized
 residual). It rises with the z-score above, so that it ranks parts in the same order. It has no upper limit,
 and shows which of two new parts with the same views lies farther out.
 
@@ -99,11 +99,11 @@ class PartPattern:
         if self.view is not None:
             return View(part, _matched_text(_match_pattern("--view", self.view, name)))
         _, _, file_name = name.rpartition("/")
-        rest = file_stem(file_name).replace(part_match.group(), "", 1)
+        rest = file_stem(file_name).replace(part_match.group(), "", 1)  # without the part's text
         return View(part, rest.strip(" _-.") or "view")
 
     def parse_part(self, name: str) -> str:
-        """Read the part alone, where the view is known. InputError where the pattern does not match."""
+        """Read only the part, from a name whose view is known. InputError: the pattern does not match."""
         return _matched_text(_match_pattern("--part", self.part, name))
 
     def part_key(self, name: str) -> PartKey | None:

@@ -83,7 +83,7 @@ class DefectScores:
         carriers: Name of the good picture that carries each defect, by size; empty: an earlier version did
             not store them.
         parts: If the model decides on parts, the good parts that the carrier's part is compared with. None:
-            each picture is decided on alone, by the threshold.
+            each picture is decided on by itself, by the threshold.
     """
 
     scores: Mapping[str, Sequence[float]]

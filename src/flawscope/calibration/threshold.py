@@ -628,7 +628,7 @@ def upper_fence(scores: Array) -> float:
     """Return the score above which a good picture is suspicious; infinite for fewer than four scores.
 
     For the logarithms of the scores it is: upper quartile + `FENCE_FACTOR` * (upper quartile - median). This
-    follows Tukey (1977), but uses the upper half alone, so that a long lower tail has no influence.
+    follows Tukey (1977), but uses only the upper half, so that a long lower tail has no influence.
     """
     log_scores = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
     if len(log_scores) < 4:

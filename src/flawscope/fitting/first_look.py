@@ -73,7 +73,7 @@ def look_first(
 def look_at_parts(
     pictures: DecodedPictures, units: Sequence[int], step: ProgressCallback, reduce: Reduce
 ) -> FirstLook:
-    """Read each picture, as `look_first` does, where the shown parts are known already.
+    """Read each picture, as `look_first` does, if it is known which parts the pictures show.
 
     Args:
         pictures: The pictures.

@@ -11,7 +11,7 @@ largest score. #{envelope >= s} is then the largest of the lights' counts #{s_i(
 
 Of many pictures, only some are judged in each light. Whole units are drawn by the seed. In all lights
 together about half as many pictures are judged as were learnt from, so that the lights cost less than the
-fit. The calibration counts these n pictures alone, whose rate k/(n + 1) holds in every light.
+fit. The calibration counts only these n pictures, whose rate k/(n + 1) holds in every light.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
     return sorted(np.random.default_rng(seed).choice(pictures, max_count, replace=False).tolist())
 
 
-def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
+def _draw_for_lights(fitted: Fitted, task: Task, light_count: int, seed: int) -> list[int]:
     """Return the numbers of the pictures that decide the threshold.
 
     These are all pictures with scores. If there are further lights and many pictures, they are a random
@@ -190,13 +190,13 @@ def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list
     Args:
         fitted: The fit by pictures.
         task: Task with the pictures as the numbered items.
-        lights: Number of further lights.
+        light_count: Number of further lights.
         seed: Seed of the draw.
     """
     pictures = [*fitted.scored]
-    if not lights:
+    if not light_count:
         return pictures
-    drawn = draw_pictures(pictures, task.groups, len(fitted.used), lights, task.rate, seed)
+    drawn = draw_pictures(pictures, task.groups, len(fitted.used), light_count, task.rate, seed)
     if len(drawn) < len(pictures):
         fitted.notes.append(
             f"calibrated in each light on {len(drawn)} of {task.pluralize(len(pictures), 'good')}, "
@@ -416,7 +416,12 @@ def _upper_half_mean(values: Sequence[float]) -> float:
 
 
 def draw_pictures(
-    pictures: Sequence[int], groups: Sequence[int], learnt: int, lights: int, rate: float, seed: int
+    pictures: Sequence[int],
+    groups: Sequence[int],
+    learnt_count: int,
+    light_count: int,
+    rate: float,
+    seed: int,
 ) -> list[int]:
     """Choose at random the pictures that are judged in each further light; return them sorted.
 
@@ -426,13 +431,13 @@ def draw_pictures(
     Args:
         pictures: Numbers of the pictures to draw from.
         groups: Group of each picture of the fit.
-        learnt: Number of pictures learnt from.
-        lights: Number of further lights.
+        learnt_count: Number of pictures learnt from.
+        light_count: Number of further lights.
         rate: False-alarm rate.
         seed: Seed of the draw.
     """
     min_groups = min_calibration_size(rate / MIN_RANK)
-    min_pictures = _enough_pictures(learnt, lights, rate)
+    min_pictures = _enough_pictures(learnt_count, light_count, rate)
     drawn: list[int] = []
     pictures_of_groups = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
     order = Stream.LIGHTS.rng(seed).permutation(len(pictures_of_groups)).tolist()
@@ -443,17 +448,17 @@ def draw_pictures(
     return sorted(drawn)
 
 
-def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
+def _enough_pictures(learnt_count: int, light_count: int, rate: float) -> int:
     """Return the number n of pictures to judge in all further lights, at less cost than the fit.
 
-    n is about `learnt` / (2 * `lights`): so n * `lights` pictures are judged, half as many as were learnt
-    from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then uses the full
-    rate.
+    n is about `learnt_count` / (2 * `light_count`): so n * `light_count` pictures are judged, half as many as
+    were learnt from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then
+    uses the full rate.
 
     Args:
-        learnt: Number of pictures learnt from.
-        lights: Number of further lights.
+        learnt_count: Number of pictures learnt from.
+        light_count: Number of further lights.
         rate: False-alarm rate.
     """
-    rank = math.ceil((learnt / (2 * lights) + 1) * rate - ROUNDING)
+    rank = math.ceil((learnt_count / (2 * light_count) + 1) * rate - ROUNDING)
     return math.ceil(rank / rate - ROUNDING) - 1

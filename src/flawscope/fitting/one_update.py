@@ -42,10 +42,9 @@ RECALIBRATED = "recalibrated"
 RETRAINED = "retrained"
 BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
 BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: retrain_model}
-MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
-BLAME_SHARE = (
-    0.5  # share of a defect's loss of score that makes a correction responsible, if it alone causes it
-)
+MAX_TRIED_CORRECTIONS = 12  # corrections that are tried one by one, and lost defects that each is tried on
+# Share of a defect's loss of score: a correction that causes so much without the others is responsible
+BLAME_SHARE = 0.5
 
 
 class PowerLostError(InputError):
@@ -451,15 +450,15 @@ def _find_responsible(
     return responsible or all_numbers
 
 
-def _causes_loss(before: float, after: float, alone: float) -> bool:
-    """Whether before - alone >= `BLAME_SHARE` * (before - after), where the score has decreased.
+def _causes_loss(before: float, after: float, after_one: float) -> bool:
+    """Whether before - after_one >= `BLAME_SHARE` * (before - after), where the score has decreased.
 
     Args:
         before: The defect's score before the update.
         after: The defect's score after the update with all corrections.
-        alone: The defect's score after an update with one correction alone.
+        after_one: The defect's score after an update with a single correction.
     """
-    return before > after and before - alone >= BLAME_SHARE * (before - after)
+    return before > after and before - after_one >= BLAME_SHARE * (before - after)
 
 
 def _score_readable(

@@ -489,9 +489,9 @@ class _Steps:
             if tiles:
                 config = registry.configure(self.method, self.preset, {**self.options, **tiles})
         elif config.tile is None and not how.several:
-            remark = reduction_remark(sizes, config.sizes[-1])
-            if remark:
-                self.say("; ".join(remark))
+            remark_and_remedy = reduction_remark(sizes, config.sizes[-1])
+            if remark_and_remedy:
+                self.say("; ".join(remark_and_remedy))
         reference = frames.preprocess.reference
         masked = reference is not None or (config.tile is not None and how.roi is not None)
         upright = reference is not None and reference.rotates

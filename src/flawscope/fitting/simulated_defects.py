@@ -58,7 +58,7 @@ def draw_carriers(judged: JudgedFit, views: TrainingViews, seed: int) -> dict[in
     """Choose at random, for each picture with a score, the view that carries simulated defects.
 
     Returns:
-        The row of each picture, by the number of the view that was chosen of it.
+        The row of each picture, by the number of the view that is chosen for this picture.
     """
     if views.are_pictures:
         return {picture: judged.rows[picture] for picture in judged.scored}
@@ -123,20 +123,20 @@ def score_simulated_defects(
             size_ratios.append(defects.sizes[number] / sizes)
 
     done = 0
-    batch_count = len(DEFECT_SIZES)  # defects in the next batch
-    while batch_count:  # until no further batch fits into the time
+    batch_size = len(DEFECT_SIZES)  # defects in the next batch
+    while batch_size:  # until no further batch fits into the time
         batch_began_at = time.monotonic()
-        embed_pictures(model, defects.load, range(done, done + batch_count), store)
-        done = done + batch_count
+        embed_pictures(model, defects.load, range(done, done + batch_size), store)
+        done = done + batch_size
         now = time.monotonic()
-        defects_per_thread = min(batch_count, BATCH)  # on a CPU, a thread scores these one after the other
+        defects_per_thread = min(batch_size, BATCH)  # on a CPU, a thread scores these one after the other
         seconds_per_defect = (now - batch_began_at) / defects_per_thread
         count_in_time = int((until - now) / (BLOCK_MARGIN * seconds_per_defect))
         remaining = MAX_PER_SIZE * len(DEFECT_SIZES) - done
-        batch_count = _next_batch(count_in_time, remaining, model.roi.device)
+        batch_size = _next_batch(count_in_time, remaining, model.roi.device)
         if time_limit is None:
-            batch_count = max(batch_count, MIN_TRIED - done)
-        task.step("simulated defects", done, done + batch_count)
+            batch_size = max(batch_size, MIN_TRIED - done)
+        task.step("simulated defects", done, done + batch_size)
     numbers = sorted(scores)
     names = {number: carriers[defects.picture_of(number)].name for number in numbers}
     scores_by_size = _group_by_size(numbers, scores)
@@ -239,7 +239,7 @@ class _GoodPicture(NamedTuple):
 class SimulatedDefects:
     """Simulated defects by number: all sizes in turn on a picture, then the next picture.
 
-    A defect depends on its number alone, and so does its contrast. The logarithms of the contrasts fill
+    A defect and its contrast depend only on the defect's number. The logarithms of the contrasts fill
     `CONTRAST_RANGE` evenly at each size.
 
     Args:

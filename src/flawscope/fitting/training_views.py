@@ -288,7 +288,10 @@ class TrainingViews:
         return sum(self.frames[frame].judged for frame in self.frames_of(picture))
 
     def held_out_count(self) -> int:
-        """Estimate how many views are judged again if a tenth of pictures is held out; 0 without tiles."""
+        """Estimate the number of views that are judged again if a tenth of the pictures is held out.
+
+        Without tiles it is 0.
+        """
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
@@ -346,7 +349,7 @@ class TrainingViews:
             if not cached.is_read:
                 cached.views = self.reader.views(picture)
                 cached.is_read = True
-        # The pictures used last stay, as many as `CACHE_BYTES` holds; the asked one always stays
+        # The pictures used last stay, as many as `CACHE_BYTES` holds; the one asked for always stays
         with self._lock:
             free_bytes = CACHE_BYTES
             for number, item in reversed(list(self._cache.items())):

@@ -150,7 +150,7 @@ def make_rounds(
     Args:
         load: Function that returns a good picture, [H, W, 3] uint8, by its number.
         order: Numbers of the good pictures, shuffled; each shows another part.
-        given: A person's defective pictures, shuffled. A round for which none are left gets the first ones.
+        given: A person's defective pictures, shuffled. If none are left for a round, it gets the first.
         seed: Seed of the simulated defects.
         can_simulate: Whether defects can be simulated.
     """
