@@ -176,8 +176,8 @@ def update(
     arguments: Json = options
     good = arguments.pop("good", None)
     datasets = None if good is None else {ONE: good}
-    made = update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**arguments), datasets)
-    return made.updates[ONE]
+    updates = update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**arguments), datasets)
+    return updates.updates[ONE]  # `ONE` names the only product
 
 
 @check_arguments()

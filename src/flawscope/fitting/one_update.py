@@ -122,8 +122,8 @@ def update_one(
     simulated = _SimulatedScores()
     if how == EXTENDED and options.check and not stays_unchanged:
         simulated = _score_simulated(active, old, candidates, device, step)
-    compared = _first_of_copies([picture for picture in usable if picture.number in before])
-    best = _choose_candidate(candidates, active, whole, compared, before, options.fair, simulated)
+    compared_pictures = _first_of_copies([picture for picture in usable if picture.number in before])
+    best = _choose_candidate(candidates, active, whole, compared_pictures, before, options.fair, simulated)
     known_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
     learnt = [picture.number for picture in to_learn if picture.digest in known_hashes]
     first_candidate, _ = candidates[0]

@@ -161,11 +161,11 @@ def prepare(
     # Networks are checked before the pictures are read. The detector that is built for the check is used
     # later, unless the pictures change its settings.
     checked_config = config
-    checked_detector = None
+    checked_detector_and_origin = None
     if settings is None:
-        checked_detector = check_networks(method, config, options)
+        checked_detector_and_origin = check_networks(method, config, options)
     elif networks_of is not None:
-        checked_detector = create_detector(method, config, inside=None, networks_of=networks_of)
+        checked_detector_and_origin = create_detector(method, config, inside=None, networks_of=networks_of)
     pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures)
     if settings is None:  # complete settings stay as they are
@@ -174,8 +174,8 @@ def prepare(
     preprocess, roi = steps.see(frames.of(config), pictures)
     # with tiles, views mark the pixels outside the region; without tiles, the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
-    if checked_detector is not None and inside is None and config == checked_config:
-        model, origin = checked_detector
+    if checked_detector_and_origin is not None and inside is None and config == checked_config:
+        model, origin = checked_detector_and_origin
     else:
         model, origin = create_detector(method, config, inside, networks_of)
     defects, unusable = read_defects(pictures.chosen.pairs, preprocess, roi, say)
