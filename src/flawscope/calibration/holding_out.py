@@ -32,7 +32,7 @@ def hold_out(
     reserved: Collection[int] = (),
     more: int = 0,
 ) -> list[list[int]]:
-    """Draw the pictures to hold out. Only whole groups are held out, since calibration counts groups.
+    """Draw the pictures to hold out, in whole groups, since calibration counts groups.
 
     If pictures are `reserved`, their groups are held out, unless these are all groups. Otherwise groups are
     drawn, and their number is the largest of these:
@@ -75,7 +75,8 @@ def hold_out(
     group_count = len(pictures_by_group)
     draw_count = max(round(share * group_count), min(MIN_HELD_OUT, group_count // 4), 1)
     if group_count >= MIN_FOR_FULL_RATE:
-        draw_count = max(draw_count, min(min_calibration_size(rate) + more, group_count // 5))
+        count_for_rate = min_calibration_size(rate) + more
+        draw_count = max(draw_count, min(count_for_rate, group_count // 5))
     if group_count < 2:
         raise InputError(
             f"all pictures show one part (--group), and {method} holds out whole parts: give others too"

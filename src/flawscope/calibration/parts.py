@@ -493,14 +493,14 @@ class KnownParts:
     view_of: Callable[[str], View]
 
     def is_found(self, name: str, score: float) -> bool:
-        """Whether a good part is called anomalous if one of its pictures gets another score (with a defect).
+        """Whether a good part would be called anomalous, if one of its pictures had the score of a defect.
 
         If the calibration does not know the part, the picture is tried in the place of the same view of
         several known parts, and the majority of the decisions counts.
 
         Args:
             name: Name of the good picture.
-            score: The other score.
+            score: Score of the picture with the defect.
         """
         part, view = self.view_of(name)
         calibration = self.calibration

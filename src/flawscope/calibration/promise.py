@@ -234,7 +234,7 @@ def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float
 
     if successes <= 0:
         return 1.0
-    k = np.arange(successes, count + 1)
+    k = np.arange(successes, count + 1)  # all numbers of successes that count
     # logarithms of the binomial coefficients "count choose k"
     log_binomial = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
     probabilities = np.exp(log_binomial + special.betaln(k + a, count - k + b) - special.betaln(a, b))

@@ -195,6 +195,7 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
     readable = [*overview_by_number]
 
     def read_small(place: int, side: int) -> NDArray[np.float32]:
+        """Return a readable picture in grey and small, by its place among the readable ones."""
         return preprocess.small(pictures.read(readable[place]), side)
 
     learnt = learn_several_parts([*overview_by_number.values()], read_small, kind)

@@ -292,7 +292,7 @@ def _fit_and_assemble(
     if packed is not None:
         scored_samples = score_samples(model, names, packed, unpack_images(packed))
     defect_scores = None
-    # without a promised rate, all pictures show the same part, and no part can be left out
+    # without an expected rate, all pictures show the same part: no model without this part can score defects
     if check and good.calibration.promised:
         carriers = draw_carriers(judged, views, model.config.seed)
         defect_scores = score_simulated_defects(

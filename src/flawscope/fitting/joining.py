@@ -122,13 +122,13 @@ def with_products(network: DescriptorModel, described: Mapping[str, Described]) 
     """
     descriptors = dict(network.known)
     samples = dict(network.samples)
-    for name, product in described.items():
+    for name, new in described.items():
         if name in descriptors:
-            descriptors[name] = descriptors[name].merged(product.descriptors)
+            descriptors[name] = descriptors[name].merged(new.descriptors)
         else:
-            descriptors[name] = product.descriptors
-        if len(product.samples):
-            samples.setdefault(name, product.samples)
+            descriptors[name] = new.descriptors
+        if len(new.samples):
+            samples.setdefault(name, new.samples)
     return replace(network, known=descriptors, samples=samples)
 
 

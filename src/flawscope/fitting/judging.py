@@ -307,14 +307,14 @@ class FitPictures:
                 known_numbers, rows, run_of, further_lights, "calibration in each light"
             )
         else:
-            summaries = [[] for _ in known_numbers]
+            summaries = [[] for _ in known_numbers]  # none in further lights
         for number, summaries_in_lights in zip(known_numbers, summaries, strict=True):
-            values = [self.known[number]]
+            values_by_light = [self.known[number]]
             for frames in summaries_in_lights:
-                values.append(self._fused_values(frames) if frames else LOST)
-            answers.pictures[number] = Answer(np.array(values))
-        lost = Answer(np.array([LOST] * len(lights)))
-        answers.pictures.update((number, lost) for number in rows if number not in self.known)
+                values_by_light.append(self._fused_values(frames) if frames else LOST)
+            answers.pictures[number] = Answer(np.array(values_by_light))
+        lost_in_all = Answer(np.array([LOST] * len(lights)))
+        answers.pictures.update((number, lost_in_all) for number in rows if number not in self.known)
         return answers
 
     def _fused_values(self, frames: Sequence[TileSummary]) -> Values:

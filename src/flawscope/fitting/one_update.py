@@ -369,15 +369,15 @@ def find_defect_like(
         pictures: Pictures that can be used.
         before: The active model's scores of the pictures, by number.
     """
-    scored = [picture for picture in pictures if picture.number in before]
-    defect_scores = [before[picture.number] for picture in scored if not picture.good]
-    severities = [score.severity for score in defect_scores if score.anomalous]
+    scored_pictures = [picture for picture in pictures if picture.number in before]
+    defect_scores = [before[picture.number] for picture in scored_pictures if not picture.good]
+    found_severities = [score.severity for score in defect_scores if score.anomalous]
     strength_by_number = {}
-    for picture in scored:
-        if picture.learn:
+    for picture in scored_pictures:
+        if picture.learn:  # a false alarm
             score = before[picture.number]
             strength_by_number[picture.number] = Strength(score.score, score.severity)
-    return defect_like(strength_by_number, severities, old.manifest.suspicious_above)
+    return defect_like(strength_by_number, found_severities, old.manifest.suspicious_above)
 
 
 def _fence_severity(old: Artefact) -> float | None:

@@ -169,7 +169,8 @@ class SearchTime:
             return
         final = self.final_seconds(recipe, pictures)
         minutes = (self.until - self.began) / 60
-        needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(minutes)) + 1
+        expected_minutes = math.ceil((self.spent + RESERVE * final) / 60)
+        needed = max(expected_minutes, math.ceil(minutes)) + 1
         raise InputError(
             f"{minutes:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
             f"about {format_duration(final)} here, beside {format_duration(self.spent)} of trials; give "

@@ -382,8 +382,12 @@ def score_with_models(
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
         batch = features[None]
-        counted = None if inside is None else inside[None]
-        scores[number] = tuple(_finite_score(model.score(batch, counted)[0]) for model in models)
+        inside_batch = None if inside is None else inside[None]
+        model_scores = []
+        for model in models:
+            score, _ = model.score(batch, inside_batch)
+            model_scores.append(_finite_score(score))
+        scores[number] = tuple(model_scores)
 
     embed_pictures(defects.model, defects.load, numbers, compare, step, "simulated defects")
     return scores
