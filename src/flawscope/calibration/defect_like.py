@@ -1,4 +1,4 @@
-"""Finds false alarms that look like defects, by their scores alone. Torch-free."""
+"""Finds false alarms that look like defects, by nothing but their scores. Torch-free."""
 
 from __future__ import annotations
 

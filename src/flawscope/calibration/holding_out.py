@@ -32,7 +32,7 @@ def hold_out(
     reserved: Collection[int] = (),
     more: int = 0,
 ) -> list[list[int]]:
-    """Draw the pictures to hold out. Only whole groups are held out, since calibration counts groups.
+    """Draw the pictures to hold out, in whole groups, since calibration counts groups.
 
     If pictures are `reserved`, their groups are held out, unless these are all groups. Otherwise groups are
     drawn, and their number is the largest of these:
@@ -75,7 +75,8 @@ def hold_out(
     group_count = len(pictures_by_group)
     draw_count = max(round(share * group_count), min(MIN_HELD_OUT, group_count // 4), 1)
     if group_count >= MIN_FOR_FULL_RATE:
-        draw_count = max(draw_count, min(min_calibration_size(rate) + more, group_count // 5))
+        count_for_rate = min_calibration_size(rate) + more
+        draw_count = max(draw_count, min(count_for_rate, group_count // 5))
     if group_count < 2:
         raise InputError(
             f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
@@ -84,22 +85,22 @@ def hold_out(
 
 
 def _draw_groups(
-    pictures_by_group: Mapping[int, list[int]], number: int, rng: np.random.Generator
+    pictures_by_group: Mapping[int, list[int]], draw_count: int, rng: np.random.Generator
 ) -> list[list[int]]:
     """Draw groups, never all of them.
 
     Args:
         pictures_by_group: Pictures by group, of two groups or more.
-        number: Number of groups to draw. Fewer, but at least one, are drawn if they would have too many of
-            the pictures.
+        draw_count: Number of groups to draw. If they have too many of the pictures, fewer groups are drawn,
+            but at least one.
         rng: Source of the draw.
     """
     group_count = len(pictures_by_group)
     picture_count = sum(map(len, pictures_by_group.values()))
-    # At most twice the pictures that `number` average groups have, or a third of all pictures. So a large
-    # group is not drawn in place of several small ones.
-    max_pictures = max(2 * number * picture_count / group_count, picture_count // 3)
-    max_groups = min(number, group_count - 1)
+    # Twice the pictures that `draw_count` average groups have, or a third of all pictures if that is more. So
+    # a large group is not drawn in place of several small ones.
+    max_pictures = max(2 * draw_count * picture_count / group_count, picture_count // 3)
+    max_groups = min(draw_count, group_count - 1)
     drawn: list[list[int]] = []
     for group in rng.permutation(sorted(pictures_by_group)).tolist():
         if len(drawn) >= max_groups:

@@ -25,8 +25,8 @@ from flawscope.pictures.empty_pictures import find_blank_pictures
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.table import DUPLICATE, Picture
 
-# Multiple of `far_severity` from which on a picture that sets the threshold alone is a question. Good
-# pictures with a severity of up to 14 were seen.
+# Multiple of `far_severity`, from which on there is a question about pictures that set the threshold without
+# others. Good pictures with a severity of up to 14 were seen.
 FAR_ALONE = 5.0
 # Pictures are a question if they hide more than this share of the clear simulated defects, at 95 % confidence
 HIDDEN_SHARE = 0.25
@@ -50,7 +50,7 @@ ASKS: Mapping[str, bool]
 ASKS = {NOTHING: True, APART: True, LIKE_DEFECTS: True, TOO_FEW: True} | dict.fromkeys(
     (ALONE, FLAGGED, UNLIKE, COPIES), False
 )
-HIGH = "high"  # reason of a suspect: its score alone
+HIGH = "high"  # reason of a suspect: nothing but its score
 WORDS = {
     NOTHING: "shows nothing beside the others",
     APART: "lies apart from the others",
@@ -97,7 +97,7 @@ class Suspect(NamedTuple):
 
 
 def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Unusual]:
-    """Find unusual pictures by their looks alone, before anything is learnt from them."""
+    """Find unusual pictures by nothing but their looks, before anything is learnt from them."""
     blank_names = tuple(names[place] for place in find_blank_pictures(looks))
     if blank_names:
         verb = "shows" if len(blank_names) == 1 else "show"
@@ -120,25 +120,28 @@ def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iter
         _, score = picture_and_score
         return -score
 
-    far = [(picture, score) for picture, score in scores if score > limit]
-    yield from sorted(far, key=negative_score)
+    above_limit = [(picture, score) for picture, score in scores if score > limit]
+    yield from sorted(above_limit, key=negative_score)
 
 
 def list_suspects(
-    found: Iterable[Unusual], scores: Mapping[str, float | None], far: Mapping[str, float]
+    found: Iterable[Unusual], scores: Mapping[str, float | None], suspicious_scores: Mapping[str, float]
 ) -> list[Suspect]:
     """List the good pictures that deserve a look, each once: those without a score, then highest first.
 
     Args:
-        found: Unusual pictures. If there are several reasons for a picture, the first counts.
+        found: Unusual pictures. If there are several reasons for a picture, the first reason counts.
         scores: Scores of the model's pictures, by name.
-        far: Scores of the pictures that `suspicious` finds, by name. Without another reason they are listed
-            because of their score.
+        suspicious_scores: Scores of the pictures that `suspicious` finds, by name. If there is no other
+            reason for such a picture, it is listed because of its score.
     """
-    reasons = dict.fromkeys(far, HIGH)
+    reason_by_name = dict.fromkeys(suspicious_scores, HIGH)
     for unusual in reversed([*found]):  # in reverse order, so that the first reason overwrites the others
-        reasons.update(dict.fromkeys(unusual.names, unusual.reason))
-    suspects = [Suspect(name, far.get(name, scores.get(name)), reason) for name, reason in reasons.items()]
+        reason_by_name.update(dict.fromkeys(unusual.names, unusual.reason))
+    suspects = []
+    for name, reason in reason_by_name.items():
+        score = suspicious_scores.get(name, scores.get(name))
+        suspects.append(Suspect(name, score, reason))
     return sorted(suspects, key=lambda suspect: -math.inf if suspect.score is None else -suspect.score)
 
 
@@ -230,7 +233,7 @@ def _apart_questions(
     units = [row.unit for row in added]
     for places in find_apart(features, measured, units):
         verb = "lies" if len(places) == 1 else "lie"
-        apart_names = tuple(added[k].name for k in places)
+        apart_names = tuple(added[place].name for place in places)
         line = (
             f"{join_names(apart_names)} {verb} apart from the other pictures, like misfires or parts of "
             "another product: new ones of their kind would be called good"
@@ -244,7 +247,7 @@ def _threshold_notes(
     """Note the pictures that raise the threshold.
 
     These are pictures that the calibration `before` calls anomalous (`flagged_note`). If there are none, they
-    are pictures that set the threshold alone (`sole_note`).
+    are the pictures without which the threshold would be much lower (`sole_note`).
     """
     note = flagged_note(calibration, before, names) if before else None
     if note is None:
@@ -274,7 +277,7 @@ def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], li
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Return a note on the picture or the few pictures that set the threshold alone; None: there are none.
+    """Return a note on the one or few pictures without which the threshold would be much lower; or None.
 
     Args:
         calibration: The calibration.
@@ -311,13 +314,13 @@ def defect_like_question(
 ) -> Unusual | None:
     """Return a question about pictures that score as high as defects; None: there are none.
 
-    It depends on the clear simulated defects of middle and large size:
+    The question depends on the clear simulated defects of middle and large size:
 
-    1. If they are fewer than `MIN_DEFECTS`, the question is about pictures that are far out and set the
-       threshold alone (`_far_question`).
-    2. If the threshold lies above half of them, the question is about the pictures that are far out, if a
-       threshold without them surely finds more than `HIDDEN_SHARE` of the defects in addition. If not, the
-       question is that of case 1.
+    1. If these are fewer than `MIN_DEFECTS`, the question is about pictures that are far out and
+       without which the threshold would be much lower (`_far_question`).
+    2. If the threshold lies above half of these defects, the question is about all pictures that are far out,
+       if a threshold without these pictures surely finds more than `HIDDEN_SHARE` of the defects in addition.
+       If not, the question is that of case 1.
     3. If after an update most pictures score above most of the defects, the question is about all pictures.
        It is not asked if the earlier model could not distinguish the defects from good pictures.
 
@@ -341,7 +344,7 @@ def defect_like_question(
 def _too_few_defects_question(
     calibration: Calibration, names: Sequence[str], defect_count: int
 ) -> Unusual | None:
-    """Return a question about pictures that set the threshold alone, if clear simulated defects are too few.
+    """Return a question about pictures that set the threshold, if clear simulated defects are too few.
 
     Args:
         calibration: The calibration.
@@ -357,7 +360,8 @@ def _hiding_question(
 ) -> Unusual | None:
     """Return a question about pictures far out, if the threshold is above half of the clear defects.
 
-    None if no picture is far out, or if the threshold is lower.
+    None: no picture is far out, or the threshold is lower; or the defects that the pictures hide are too few
+    to be sure, and `_far_question` returns None.
 
     Args:
         calibration: The calibration.
@@ -373,7 +377,7 @@ def _hiding_question(
     defect_count = len(clear_scores)
     hidden_count = int(((clear_scores > threshold_without) & (clear_scores <= threshold)).sum())
     lowest_share, _ = wilson_interval(hidden_count, defect_count)
-    if lowest_share <= HIDDEN_SHARE:
+    if lowest_share <= HIDDEN_SHARE:  # the pictures do not surely hide enough defects
         reason = f"half of the {defect_count} clear simulated defects score less than {median_score:.4g}"
         return _far_question(calibration, names, reason)
     far_names = tuple(names[place] for place in places)
@@ -391,8 +395,8 @@ def _update_question(
 ) -> Unusual | None:
     """Return a question about all pictures, if most of them score above most clear defects after an update.
 
-    Otherwise None. None, too, if the earlier model could not distinguish the defects from good pictures,
-    because then the scores say nothing about the pictures.
+    None: fewer do; or the earlier model could not distinguish the defects from good pictures, so that the
+    scores say nothing about the pictures.
 
     Args:
         calibration: The calibration of the update.
@@ -413,9 +417,10 @@ def _update_question(
 
 
 def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -> Unusual | None:
-    """Return a question about pictures that set the threshold alone, farther out than good pictures lie.
+    """Return a question about pictures that set the threshold, and lie farther out than good pictures do.
 
-    None: there are no such pictures.
+    Without these pictures the threshold would be much lower (`Calibration.is_sole`). None: there are no such
+    pictures.
 
     Args:
         calibration: The calibration.
@@ -427,6 +432,8 @@ def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -
     if not places or not calibration.is_sole(rest.score_threshold):
         return None
     lowest_far_score = sorted(calibration.scores)[-len(places)]
+    # The pictures far out have the highest scores. The lowest of these is compared with the other units:
+    # together they are `rest.unit_count + 1`.
     if float(rest.severity(lowest_far_score)) < FAR_ALONE * far_severity(rest.unit_count + 1):
         return None
     far_names = tuple(names[place] for place in places)
@@ -485,15 +492,15 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
         The note; None: the scores are high enough.
     """
     highest = max(new.scores)
-    above = int(sum(score > highest for score in before.scores))
+    count_above = int(sum(score > highest for score in before.scores))
     count = len(before.scores)
     new_count = len(new.scores)
-    # probability that the `above` highest of all scores are earlier ones, if new scores are like earlier ones
-    chance = math.comb(count, above) / math.comb(count + new_count, above)
+    # probability that the `count_above` highest of all scores are earlier ones, if new scores are like these
+    chance = math.comb(count, count_above) / math.comb(count + new_count, count_above)
     if not before.promised or chance >= MIN_CHANCE:
         return None
     return (
-        f"none scores above {highest:.4g}, as {above} of {count} did before: are they copies of "
+        f"none scores above {highest:.4g}, as {count_above} of {count} did before: are they copies of "
         "pictures that the model has learnt from? If so, new parts will be called anomalous more often"
     )
 
@@ -529,8 +536,8 @@ def unlike_note(
 def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:
     """Return a question if a new calibration has too few pictures for the target rate.
 
-    None if there are enough pictures, or at least as many as in the earlier calibration. None, too, if the
-    earlier calibration promised no rate.
+    None: there are enough pictures, or at least as many as in the earlier calibration; or the earlier
+    calibration promised no rate.
 
     Args:
         new: The new calibration.

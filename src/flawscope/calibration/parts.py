@@ -4,7 +4,7 @@ Each view of a part has a score. The part's nonconformity score is the largest o
 - mean) / standard deviation of the view, over all n held-out good parts and the new part itself. The new
 part's p-value is (1 + #{good parts with at least its score}) / (n + 1).
 
-The score that is reported is the same z-score over the other parts alone (an externally studentized
+The score that is reported is the z-score by mean and deviation of the other parts (an externally studentized
 residual). It rises with the z-score above, so that it ranks parts in the same order. It has no upper limit,
 and shows which of two new parts with the same views lies farther out.
 
@@ -99,11 +99,11 @@ class PartPattern:
         if self.view is not None:
             return View(part, _matched_text(_match_pattern("--view", self.view, name)))
         _, _, file_name = name.rpartition("/")
-        rest = file_stem(file_name).replace(part_match.group(), "", 1)
+        rest = file_stem(file_name).replace(part_match.group(), "", 1)  # without the part's text
         return View(part, rest.strip(" _-.") or "view")
 
     def parse_part(self, name: str) -> str:
-        """Read the part alone, where the view is known. InputError where the pattern does not match."""
+        """Read only the part, from a name whose view is known. InputError: the pattern does not match."""
         return _matched_text(_match_pattern("--part", self.part, name))
 
     def part_key(self, name: str) -> PartKey | None:
@@ -133,7 +133,10 @@ class PartPattern:
         return list(name_by_view)
 
     def _check_matches(self, names: Sequence[str]) -> None:
-        """Raise an InputError if a pattern does not match all names; it gives examples of both."""
+        """Raise an InputError if a pattern does not match all names.
+
+        The error names examples: a name that matches, and names that do not match.
+        """
         for flag, pattern in (("--part", self.part), ("--view", self.view)):
             if pattern is None:
                 continue
@@ -194,11 +197,12 @@ def name_reader(group: str | None, part: str | None, view: str | None = None) ->
 
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:
-    """Search a pattern in a file's name; if it does not match, in the name with its folder, and so on."""
+    """Search a pattern in a file's name, then in the name with its folder, and so on, until it matches."""
     expression = re.compile(pattern)
     path_parts = name.split("/")
-    for k in reversed(range(len(path_parts))):
-        match = search_name(expression, "/".join(path_parts[k:]))
+    for start in reversed(range(len(path_parts))):
+        name_end = "/".join(path_parts[start:])
+        match = search_name(expression, name_end)
         if match is not None:
             return match
     return None
@@ -283,7 +287,7 @@ class _GoodParts(NamedTuple):
         Args:
             rate: Target false-alarm rate, 0..1.
         """
-        # the p-value is the rate if the parts that score as high have this weight
+        # `p_value` is the rate if the parts that score at least as high have this weight together
         weight_above = (rate + ROUNDING) * (self.total + 1) - 1 - self.lost_weight
         if weight_above <= 0:
             return 0
@@ -323,7 +327,9 @@ class PartCalibration:
     def from_views(
         cls, views: Sequence[View], scores: Sequence[float], rate: float, drawn: Sequence[bool] = ()
     ) -> PartCalibration:
-        """Make the calibration from scores of pictures; of several of a part's view the largest counts.
+        """Make the calibration from scores of pictures.
+
+        If several pictures show the same view of a part, their largest score counts.
 
         Args:
             views: Part and view of each picture.
@@ -336,6 +342,7 @@ class PartCalibration:
         table = np.full((len(part_names), len(view_names)), np.nan)
         # fmax ignores NaN, so that an empty cell takes its first score
         np.fmax.at(table, (rows, columns), np.asarray(scores, np.float64))
+        # strict=False, because `drawn` may be empty
         drawn_parts = frozenset(view.part for view, is_drawn in zip(views, drawn, strict=False) if is_drawn)
         return cls(
             parts=tuple(part_names.tolist()),
@@ -395,14 +402,16 @@ class PartCalibration:
         std = np.maximum(table.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
         view_z_scores = (table - mean) / std
         part_z_scores = view_z_scores.max(axis=1)
-        above = int((part_z_scores[:-1] >= part_z_scores[-1]).sum())
+        good_z_scores = part_z_scores[:-1]
+        above = int((good_z_scores >= part_z_scores[-1]).sum())  # number of good parts
         max_above = good.max_above(self.rate)
         p_value = good.p_value(above)
         is_anomalous = above <= max_above
-        part_scores = _leave_one_out_z_scores(part_z_scores)
-        score = float(part_scores[-1])
-        limit_rank = min(max_above + 1, len(good.scores))  # rank of the good part that sets the limit
-        limit = float(np.sort(part_scores[:-1])[-limit_rank])
+        reported_scores = _leave_one_out_z_scores(part_z_scores)  # they rank the parts in the same order
+        score = float(reported_scores[-1])
+        # an anomalous part has at most `max_above` good parts above it, so it scores above the next one
+        limit_rank = min(max_above + 1, len(good.scores))
+        limit = float(np.sort(reported_scores[:-1])[-limit_rank])
         return PartDecision(
             score=score,
             p_value=p_value,
@@ -484,14 +493,14 @@ class KnownParts:
     view_of: Callable[[str], View]
 
     def is_found(self, name: str, score: float) -> bool:
-        """Whether a good part is called anomalous if one of its pictures gets another score (with a defect).
+        """Whether a good part would be called anomalous, if one of its pictures had the score of a defect.
 
         If the calibration does not know the part, the picture is tried in the place of the same view of
         several known parts, and the majority of the decisions counts.
 
         Args:
             name: Name of the good picture.
-            score: The other score.
+            score: Score of the picture with the defect.
         """
         part, view = self.view_of(name)
         calibration = self.calibration

@@ -41,7 +41,7 @@ def wilson_interval(found: float, count: float) -> tuple[float, float]:
 
     Source: Wilson, Journal of the American Statistical Association 22 (1927).
     """
-    # without scipy, which takes longer to load than all else that describes a model
+    # scipy is not used: it takes longer to load than everything else that describes a model
     if not count:
         return 0.0, 1.0
     rate = found / count
@@ -83,7 +83,7 @@ class DefectScores:
         carriers: Name of the good picture that carries each defect, by size; empty: an earlier version did
             not store them.
         parts: If the model decides on parts, the good parts that the carrier's part is compared with. None:
-            each picture is decided on alone, by the threshold.
+            each picture is decided on by itself, by the threshold.
     """
 
     scores: Mapping[str, Sequence[float]]
@@ -141,16 +141,17 @@ class DefectScores:
     @cached_property
     def _is_found(self) -> dict[str, list[bool]]:
         """Whether each defect is called anomalous, by size."""
-        answers = dict[str, list[bool]]()
+        is_found_by_size = dict[str, list[bool]]()
         for size, scores in self.scores.items():
             if self.parts is None:
-                answers[size] = [not score <= self.threshold for score in scores]  # True for NaN, too
+                # `not <=` instead of `>`: NaN counts as found
+                is_found_by_size[size] = [not score <= self.threshold for score in scores]
             else:
                 carriers_and_scores = zip(self.carriers[size], scores, strict=True)
-                answers[size] = [
+                is_found_by_size[size] = [
                     self.parts.is_found(carrier, score) for carrier, score in carriers_and_scores
                 ]
-        return answers
+        return is_found_by_size
 
     def _contrasts(self, size: str) -> Sequence[float]:
         """Return the contrasts of the defects of a size; unknown contrasts count as clear."""
@@ -159,8 +160,8 @@ class DefectScores:
     def limit(self, size: str, share: float) -> float | None:
         """Return the contrast, in grey levels, at which the chance of finding a defect of a size is `share`.
 
-        If this contrast would lie above `CONTRAST_RANGE`, the result is infinite; below, it is 0. None if
-        contrasts are unknown, or if there are fewer than `MIN_DEFECTS` defects.
+        The result is infinite if this contrast lies above `CONTRAST_RANGE`, and 0 if it lies below. None:
+        contrasts are unknown, or there are fewer than `MIN_DEFECTS` defects.
 
         Args:
             size: Name of the size.
@@ -172,22 +173,22 @@ class DefectScores:
         if len(answers) < MIN_DEFECTS:
             return None
         middle, slope = _fit_logistic([(math.log2(contrast), is_found) for contrast, is_found in answers])
-        octaves = middle + math.log(share / (1 - share)) / slope
+        octaves = middle + math.log(share / (1 - share)) / slope  # where the logistic curve reaches `share`
         low, high = (math.log2(contrast) for contrast in CONTRAST_RANGE)
         if octaves < low:
             return 0.0
         return math.inf if octaves > high else 2.0**octaves
 
     def describe(self) -> str:
-        """Return a line for a person: shares found by size and contrast, and the limits of their meaning."""
+        """Return a line for a person: shares found by size and contrast, and what these shares mean."""
         line = ", ".join(self._describe_size(size) for size in self.scores)
-        limits = []
+        half_found_from = []
         for size in self.scores:
-            limit = self.limit(size, 0.5)
+            limit = self.limit(size, share=0.5)
             if limit is not None:
-                limits.append(f"{size} {_limit_in_words(limit)}")
-        if limits:
-            line += f"; half are found from these contrasts on: {join_names(limits)}"
+                half_found_from.append(f"{size} {_limit_in_words(limit)}")
+        if half_found_from:
+            line += f"; half are found from these contrasts on: {join_names(half_found_from)}"
         if self.contrasts:
             low, high = CONTRAST_RANGE
             line += f"; contrasts are grey levels, {low:g} to {CLEAR:g} faint, to {high:g} clear"
@@ -236,15 +237,17 @@ class DefectScores:
     def remark(self) -> str | None:
         """Return a remark on a model that surely misses many clear defects; otherwise None.
 
-        First all sizes but the smallest are considered together. If enough of these are found, the smallest
-        size is considered. For fewer than `MIN_DEFECTS` defects there is no remark. The share of real defects
-        that is found cannot be inferred (bench/NOTES.md).
+        First, all sizes but the smallest are considered together. If they give no remark, the smallest size
+        is considered. For fewer than `MIN_DEFECTS` defects there is no remark. The share of real defects that
+        is found cannot be inferred (bench/NOTES.md).
         """
         smallest_first = list(self.scores)
         for sizes in (smallest_first[1:], smallest_first[:1]):
-            counts = [self.count_found(size, least=CLEAR) for size in sizes]
-            found = sum(found_of_size for found_of_size, _ in counts)
-            count = sum(count_of_size for _, count_of_size in counts)
+            found = count = 0
+            for size in sizes:
+                found_of_size, count_of_size = self.count_found(size, least=CLEAR)
+                found += found_of_size
+                count += count_of_size
             low, high = wilson_interval(found, count)
             if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
                 text = f"of {count} clear simulated defects of {' and '.join(sizes)} size it finds {found}"
@@ -288,8 +291,8 @@ class DefectScores:
             contrasts = _read_where_known(sizes, "contrasts", float)
             carriers = _read_where_known(sizes, "carriers", str)
             defect_counts = [len(size_scores) for size_scores in scores.values()]
-            for by_size in (contrasts, carriers):
-                if by_size and [len(values) for values in by_size.values()] != defect_counts:
+            for values_by_size in (contrasts, carriers):
+                if values_by_size and [len(values) for values in values_by_size.values()] != defect_counts:
                     return None
             seconds = float(stored["seconds"])
             rate = float(stored["rate"])
@@ -329,9 +332,11 @@ def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
     # axes: middles, slopes, defects
     middles = np.linspace(octaves.min() - 2, octaves.max() + 2, 121)[:, None, None]
     slopes = np.linspace(0.5, 8.0, 31)[None, :, None]
+    # logits of what happened: of finding a found defect, or of missing a missed one
     logits = slopes * (octaves - middles) * np.where(is_found, 1, -1)
     log_likelihood = -np.logaddexp(0, -logits).sum(2)
-    log_prior = -((slopes[..., 0] - EXPECTED_SLOPE) ** 2) / 2 / SLOPE_STD**2
+    slopes_without_defects = slopes[..., 0]  # without the axis of the defects
+    log_prior = -((slopes_without_defects - EXPECTED_SLOPE) ** 2) / 2 / SLOPE_STD**2
     log_posterior = log_likelihood + log_prior
     row, column = np.unravel_index(int(log_posterior.argmax()), log_posterior.shape)
     return float(middles[row, 0, 0]), float(slopes[0, column, 0])

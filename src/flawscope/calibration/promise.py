@@ -90,13 +90,14 @@ def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, 
 
     Args:
         alarms: [N], whether each picture was called anomalous.
-        numbers: [N], the unit of each picture.
+        numbers: [N], number of the unit that each picture shows.
         rate: Expected rate.
         units: Number of good units that the rate comes from.
     """
     _, unit_places, unit_sizes = np.unique(np.asarray(numbers), return_inverse=True, return_counts=True)
-    alarm_shares = np.asarray(alarms, dtype=bool) / unit_sizes[unit_places]
-    unit_alarms = math.floor(float(alarm_shares.sum()) + 1e-9)  # 1e-9: thirds may add up to less than 1
+    # an alarm counts as one divided by the number of the unit's pictures
+    alarm_weights = np.asarray(alarms, dtype=bool) / unit_sizes[unit_places]
+    unit_alarms = math.floor(float(alarm_weights.sum()) + 1e-9)  # 1e-9: thirds may add up to less than 1
     return judge_promise(unit_alarms, len(unit_sizes), rate, units)
 
 
@@ -118,14 +119,14 @@ def simultaneous_bound(rank: int, units: int) -> float:
     """Return an upper bound, 0..1, on the share of new good units that score above a threshold.
 
     The threshold is the `rank`-th largest score of `units` good units; rank 1 is the largest. With
-    probability `LEVEL` over draws of the units, the bounds of all ranks hold at once. So the bound also holds
-    if a person chose the rank after seeing which pictures each rank finds. For ranks in the lower half of the
-    units it is 1.
+    probability `LEVEL` over draws of the units, the bounds of all ranks hold together. So the bound also
+    holds if a person chose the rank after seeing which pictures each rank finds. For a rank in the lower half
+    of the units, the bound is 1.
 
     Source: Bates, Candes, Lei, Romano & Sesia, Testing for outliers with conformal p-values, Annals of
-    Statistics 51 (2023), the adjustment after Simes with half of the units. It is exact for any number of
-    units. Where thresholds lie, it is narrower than the bound of Dvoretzky, Kiefer and Wolfowitz: .084
-    instead of .15 at rank 3 among 100 units (`tests/calibration/test_promised_rate.py`).
+    Statistics 51 (2023): their adjustment after Simes, for half of the units. The bound is exact for any
+    number of units. At the ranks of usual thresholds it is narrower than the bound of Dvoretzky, Kiefer and
+    Wolfowitz: .084 instead of .15 at rank 3 among 100 units (`tests/calibration/test_promised_rate.py`).
     """
     half = max(1, units // 2)
     ascending_rank = units + 1 - rank
@@ -144,7 +145,8 @@ def simultaneous_bound(rank: int, units: int) -> float:
 def batch_limit(p_values: Sequence[float], rate: float) -> float:
     """Return the p-value up to which the pictures of a batch can be called defective; 0: none can.
 
-    On average at most the share `rate` of the pictures that are then called defective is good.
+    If the pictures up to this p-value are called defective, on average at most the share `rate` of them is
+    good.
 
     Source: Benjamini & Hochberg, Journal of the Royal Statistical Society B 57 (1995). Conformal p-values
     share their good pictures, and depend on each other in the way that the procedure allows (Bates and
@@ -153,12 +155,13 @@ def batch_limit(p_values: Sequence[float], rate: float) -> float:
     ascending = np.sort(np.asarray(p_values, dtype=np.float64))
     count = len(ascending)
     limits = rate * np.arange(1, count + 1) / max(count, 1)
-    places = np.flatnonzero(ascending <= limits + 1e-12)  # 1e-12: a p-value may equal its limit
-    return float(ascending[places[-1]]) if places.size else 0.0
+    within_limit = np.flatnonzero(ascending <= limits + 1e-12)  # 1e-12: a p-value may equal its limit
+    # the largest p-value within its limit counts, even if smaller ones exceed theirs
+    return float(ascending[within_limit[-1]]) if within_limit.size else 0.0
 
 
 def describe_rate(rate: float, units: int, noun: str) -> str:
-    """Return an expected rate in words, with the interval of this model.
+    """Return an expected rate in words, with the interval of a single model's rate.
 
     Example: "about 1 of 21 good pictures will be called anomalous (4.8 %; for this one model between 0 and
     17 %)".
@@ -170,7 +173,7 @@ def describe_rate(rate: float, units: int, noun: str) -> str:
     """
     if rate <= 0.5:
         share = f"1 of {round(1 / rate)}"
-    else:
+    else:  # a rate comes from the good units and one new unit
         share = f"{rate * (units + 1):.3g} of {units + 1}"
     return (
         f"about {share} good {noun} will be called anomalous ({100 * rate:.2g} %; for this one model "
@@ -202,9 +205,9 @@ def describe_missing(rate: float, units: int, of_parts: bool) -> str:
 
 
 def describe_lack(rate: float, units: int, of_parts: bool) -> str:
-    """Return a phrase that so few good units do not suffice for the rate, and how many more would do.
+    """Return in words that the good units are too few for a rate, and how many more would do.
 
-    Empty if there are enough. The arguments are those of `describe_missing`.
+    The text is empty if there are enough. The arguments are those of `describe_missing`.
     """
     missing = describe_missing(rate, units, of_parts)
     if not missing:
@@ -231,7 +234,7 @@ def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float
 
     if successes <= 0:
         return 1.0
-    k = np.arange(successes, count + 1)
+    k = np.arange(successes, count + 1)  # all numbers of successes that count
     # logarithms of the binomial coefficients "count choose k"
     log_binomial = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
     probabilities = np.exp(log_binomial + special.betaln(k + a, count - k + b) - special.betaln(a, b))

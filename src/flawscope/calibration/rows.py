@@ -45,19 +45,19 @@ class Values(NamedTuple):
 LOST = Values(math.nan, math.nan, math.nan)  # a picture whose parts are not found, or counted wrong
 
 
-def map_values(score: float, drawn: Array, inside: NDArray[np.bool_]) -> Values:
+def map_values(score: float, anomaly_map: Array, inside: NDArray[np.bool_]) -> Values:
     """Return the score of a picture, and the maximum and the median of its map.
 
     Args:
         score: Score of the picture.
-        drawn: Map [H, W] of the picture.
+        anomaly_map: Map [H, W] of the picture.
         inside: Mask [H, W] of the pixels whose median is taken. In a large map only every n-th row and
             column is used. If no pixel remains, the median is that of the whole map.
     """
-    step = max(1, math.isqrt(drawn.size // SAMPLED_PIXELS))
-    sampled = drawn[::step, ::step][inside[::step, ::step]]
-    median = np.median(sampled if sampled.size else drawn)
-    return Values(float(score), float(drawn.max()), float(median))
+    step = max(1, math.isqrt(anomaly_map.size // SAMPLED_PIXELS))
+    sampled = anomaly_map[::step, ::step][inside[::step, ::step]]
+    median = np.median(sampled if sampled.size else anomaly_map)
+    return Values(float(score), float(anomaly_map.max()), float(median))
 
 
 def worst(frames: Iterable[Values]) -> Values:
@@ -70,7 +70,7 @@ def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]
     """Return the rows with their scores, and marked as counted.
 
     If there are several lights, the rows get the `envelope` of their values, so that the rate holds in each
-    light. A picture that is `LOST` in any light gets no score, and ranks above all scores.
+    light. A picture that is `LOST` in any light gets no score; it ranks above all scores.
 
     Args:
         rows: N rows.
@@ -80,15 +80,16 @@ def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]
         return []
     scores, maxima, medians = np.moveaxis(values, 2, 0)  # each [N, lights]
     is_lost = (np.isnan(scores) | np.isnan(maxima)).any(axis=1)
-    places = np.flatnonzero(~is_lost).tolist()
-    units = [rows[place].unit for place in places]
+    scored_places = np.flatnonzero(~is_lost).tolist()
+    units = [rows[place].unit for place in scored_places]
     judged_rows = [replace(row.forgotten(), counted=True, drawn=row.drawn) for row in rows]
-    if not places:
+    if not scored_places:
         return judged_rows
-    row_scores = envelope(scores[places], units).tolist()
-    row_maxima = envelope(maxima[places], units).tolist()
-    row_medians = medians[places, 0].tolist()
-    for place, score, maximum, median in zip(places, row_scores, row_maxima, row_medians, strict=True):
+    row_scores = envelope(scores[scored_places], units).tolist()
+    row_maxima = envelope(maxima[scored_places], units).tolist()
+    row_medians = medians[scored_places, 0].tolist()  # in the picture's own light
+    values_of_rows = zip(scored_places, row_scores, row_maxima, row_medians, strict=True)
+    for place, score, maximum, median in values_of_rows:
         judged_rows[place] = replace(judged_rows[place], score=score, maximum=maximum, median=median)
     return judged_rows
 
@@ -147,7 +148,7 @@ def calibrate(
 def _line_sample(rows: Sequence[Picture]) -> LineSample:
     """Count the units that were drawn from the line by chance, and those of them that were lost.
 
-    A unit counts as lost by the share of its pictures that were lost.
+    A unit with several pictures counts as the share of its pictures that were lost.
     """
     losses_by_unit: dict[int, list[bool]] = {}
     for row in rows:

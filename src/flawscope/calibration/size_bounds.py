@@ -55,7 +55,8 @@ class SizeBounds:
         """Calibrate on defects of known size.
 
         Args:
-            ratios: For each defect the true length, width and area, each divided by that of the doubted area.
+            ratios: For each defect its true length, width and area, divided by the length, width and area of
+                the doubted area around its region.
 
         Returns:
             The bounds; without defects each factor is `RESERVE`.
@@ -65,6 +66,7 @@ class SizeBounds:
         if not ascending_ratios:
             return cls()
         count = len(ascending_ratios[0])
+        # of count + 1 ratios, those of the defects and that of a new defect, at most `SHARE` rank higher
         rank = min(count, math.ceil((count + 1) * (1 - SHARE)))
         length, width, area = (max(RESERVE, column[rank - 1]) for column in ascending_ratios)
         return cls(length, width, area, count)

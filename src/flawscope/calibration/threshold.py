@@ -59,7 +59,11 @@ ROUNDING = 1e-9  # by which sums of weights may be off
 
 
 def parse_false_alarm_rate(value: Rate) -> float:
-    """Read 0.05, "0.05" or "5%" as a number. InputError where it does not lie between 0 and 1."""
+    """Return a rate such as 0.05, "0.05" or "5%" as a number.
+
+    Raises:
+        InputError: The value is no number between 0 and 1.
+    """
     try:
         text = decimal_point(str(value)).rstrip()
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -84,25 +88,28 @@ def far_severity(count: int) -> float:
 
 
 def _find_threshold(
-    weights: NDArray[np.float64], missing: float, rate: float, units: int
+    weights: NDArray[np.float64], miscounted_weight: float, rate: float, units: int
 ) -> tuple[int, float]:
-    """Find the lowest score that keeps the rate as a threshold; if none does, the highest score.
+    """Find the lowest score that keeps the rate as a threshold; if no score keeps it, the highest score.
 
     A threshold keeps the rate if the p-value of a score just above it, (1 + weight above it) / (units + 1),
     is at most the rate.
 
     Args:
         weights: Weights [n] of the scores, that of the highest score first.
-        missing: Weight of the pictures that rank above all scores.
+        miscounted_weight: Weight of the pictures that rank above all scores.
         rate: Target false-alarm rate, 0..1.
         units: Number of units.
 
     Returns:
         The index of the threshold in `weights`, and the weight of all pictures above the threshold.
     """
-    weights_above = np.cumsum([missing, *weights[:-1]])  # [n], weight of all pictures above each score
+    # weight of all pictures above each score [n]: the lower the score, the larger the weight
+    weights_above = np.cumsum([miscounted_weight, *weights[:-1]])
+    # the p-value is at most the rate if the weight above is at most this one
     max_weight = rate * (units + 1) - 1 + ROUNDING
-    place = max(0, int(np.searchsorted(weights_above, max_weight, side="right")) - 1)
+    keeping_count = int(np.searchsorted(weights_above, max_weight, side="right"))  # scores that keep the rate
+    place = max(0, keeping_count - 1)
     return place, float(weights_above[place])
 
 
@@ -235,7 +242,7 @@ class Calibration:
 
         It is k/(n + 1) if each of n pictures is a unit, and the threshold is the k-th largest score.
         """
-        _, weight_above = self._score_rank
+        _, weight_above = self._score_threshold_and_weight
         return (1 + weight_above) / (self.unit_count + 1)
 
     @property
@@ -250,16 +257,17 @@ class Calibration:
     def rate_bound(self) -> float:
         """Upper bound, 0..1, on the false-alarm rate of this single model.
 
-        With a probability of 95 % the bounds of all thresholds hold at once. So the bound also holds if a
-        person chose the threshold after seeing which pictures it finds (`promise.simultaneous_bound`).
+        With a probability of 95 %, the bounds that belong to all possible thresholds hold together. So the
+        bound also holds if a person chose the threshold after seeing which pictures it finds
+        (`promise.simultaneous_bound`).
         """
-        threshold, weight_above = self._score_rank
+        threshold, weight_above = self._score_threshold_and_weight
         units_above = int((self._unit_maxima > threshold).sum())
         # the weight is larger where more parts are lost on the line than in the calibration
         units_above = max(units_above, math.ceil(weight_above - ROUNDING))
         if units_above >= self.unit_count:
             return 1.0
-        return simultaneous_bound(units_above + 1, self.unit_count)
+        return simultaneous_bound(rank=units_above + 1, units=self.unit_count)
 
     @cached_property
     def _unit_maxima(self) -> NDArray[np.float64]:
@@ -273,11 +281,11 @@ class Calibration:
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Return p-values of raw scores of any shape, compared with the largest score of each good unit.
 
-        They are for a batch of pictures of new units. They are never smaller than the `p_values`, and equal
-        to these if each picture is a unit.
+        A batch of pictures whose units are new is judged by them. They are never smaller than the `p_values`,
+        and equal to the `p_values` if each picture is a unit.
         """
-        places = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
-        unit_p_values = (1.0 + self.unit_count - places) / (self.unit_count + 1.0)
+        units_below = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
+        unit_p_values = (1.0 + self.unit_count - units_below) / (self.unit_count + 1.0)
         # `p_values` are larger where more parts are lost on the line than in the calibration
         return np.asarray(np.maximum(unit_p_values, self.p_values(scores)), dtype=np.float64)
 
@@ -302,7 +310,7 @@ class Calibration:
         total = float(weights.sum())
         lost = float(weights[scored_count:].sum())
         lost_on_line = total * self.line.lost_share
-        if 0 < lost < lost_on_line:
+        if 0 < lost < lost_on_line:  # the sum of all weights stays the same
             weights[:scored_count] *= (total - lost_on_line) / (total - lost)
             weights[scored_count:] *= lost_on_line / lost
         return weights
@@ -312,7 +320,7 @@ class Calibration:
         """Weight of all miscounted pictures together."""
         return float(self.weights[len(self.scores) :].sum())
 
-    def _rank(self, values: tuple[float, ...]) -> tuple[float, float]:
+    def _threshold_and_weight(self, values: tuple[float, ...]) -> tuple[float, float]:
         """Return the threshold among values, and the weight of all pictures above it (`_find_threshold`).
 
         Args:
@@ -325,19 +333,19 @@ class Calibration:
         return float(values[falling[place]]), weight_above
 
     @cached_property
-    def _score_rank(self) -> tuple[float, float]:
+    def _score_threshold_and_weight(self) -> tuple[float, float]:
         """Score threshold, and the weight of all pictures above it."""
-        return self._rank(self.scores)
+        return self._threshold_and_weight(self.scores)
 
     @cached_property
-    def _mask_rank(self) -> tuple[float, float]:
+    def _mask_threshold_and_weight(self) -> tuple[float, float]:
         """Mask threshold, and the weight of all pictures whose maps exceed it."""
-        return self._rank(self.map_maxima)
+        return self._threshold_and_weight(self.map_maxima)
 
     @property
     def score_threshold(self) -> float:
         """Threshold above which a picture's score makes it anomalous."""
-        threshold, _ = self._score_rank
+        threshold, _ = self._score_threshold_and_weight
         return threshold
 
     @property
@@ -347,7 +355,7 @@ class Calibration:
         As many good pictures have a region as are called anomalous. `outline` sets how much of the region is
         outlined.
         """
-        threshold, _ = self._mask_rank
+        threshold, _ = self._mask_threshold_and_weight
         return threshold
 
     @property
@@ -377,22 +385,24 @@ class Calibration:
         return np.asarray(above / self.spread, dtype=np.float64)
 
     @cached_property
-    def _ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _ascending_scores_and_sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scores [n] in ascending order, and sums of weights [n + 1].
 
         Sum k is the weight of score k, of all higher scores, and of the miscounted pictures, which rank above
-        all scores. The last sum is that of the miscounted pictures alone.
+        all scores. The last sum is the weight of the miscounted pictures only.
         """
         scores = np.asarray(self.scores, dtype=np.float64)
         ascending = np.argsort(scores, kind="stable")
-        falling_weights = self.weights[ascending[::-1]]
-        return scores[ascending], np.cumsum([self._miscounted_weight, *falling_weights])[::-1]
+        falling = ascending[::-1]
+        # from the highest score on, each sum adds the weight of one more score
+        falling_sums = np.cumsum([self._miscounted_weight, *self.weights[falling]])
+        return scores[ascending], falling_sums[::-1]
 
     def p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Return conformal p-values, in 1/(K + 1)..1, of raw scores of any shape."""
-        ascending_scores, weights_from = self._ordered
+        ascending_scores, sums_from = self._ascending_scores_and_sums
         places = np.searchsorted(ascending_scores, np.asarray(scores, dtype=np.float64), side="left")
-        return np.asarray((1.0 + weights_from[places]) / (self.unit_count + 1.0), dtype=np.float64)
+        return np.asarray((1.0 + sums_from[places]) / (self.unit_count + 1.0), dtype=np.float64)
 
     def is_anomalous(self, scores: Array | float) -> NDArray[np.bool_]:
         """Whether pictures are anomalous, by raw scores of any shape: those above the threshold, and NaN.
@@ -412,34 +422,34 @@ class Calibration:
         """
         units = self.units or tuple(range(self.count))
         removed_units = {units[place] for place in places}
-        rest = [place for place in range(self.count) if units[place] not in removed_units]
-        scored_rest = [place for place in rest if place < len(self.scores)]
-        if not scored_rest:
+        kept = [place for place in range(self.count) if units[place] not in removed_units]
+        # the places behind the scores are those of the miscounted pictures
+        kept_with_score = [place for place in kept if place < len(self.scores)]
+        if not kept_with_score:
             return self
         return replace(
             self,
-            scores=tuple(self.scores[place] for place in scored_rest),
-            map_maxima=tuple(self.map_maxima[place] for place in scored_rest),
-            miscounted=len(rest) - len(scored_rest),
-            units=tuple(self.units[place] for place in rest) if self.units else (),
+            scores=tuple(self.scores[place] for place in kept_with_score),
+            map_maxima=tuple(self.map_maxima[place] for place in kept_with_score),
+            miscounted=len(kept) - len(kept_with_score),
+            units=tuple(self.units[place] for place in kept) if self.units else (),
         )
 
     def sole_threshold(self) -> tuple[int, float] | None:
-        """Return the place of the score that sets the threshold alone, and the threshold without its unit.
+        """Return the place of the one score that sets the threshold, and the threshold without its unit.
 
-        None: no single score sets the threshold alone (`is_sole`), or there are fewer than `MIN_FOR_SOLE`
-        units.
+        None: no single score sets the threshold (`is_sole`), or there are fewer than `MIN_FOR_SOLE` units.
         """
         place = self.scores.index(self.score_threshold)
-        without = self.without_units([place]).score_threshold
-        if self.unit_count < MIN_FOR_SOLE or not self.is_sole(without):
+        threshold_without = self.without_units([place]).score_threshold
+        if self.unit_count < MIN_FOR_SOLE or not self.is_sole(threshold_without):
             return None
-        return place, without
+        return place, threshold_without
 
     def is_sole(self, without: float) -> bool:
-        """Whether some scores set the threshold alone.
+        """Whether certain scores set the threshold: without them it would be much lower.
 
-        They do if the threshold without them is at most half as high above the median score.
+        The threshold without these scores is then at most half as high above the median score.
 
         Args:
             without: Score threshold without these scores.
@@ -460,6 +470,7 @@ class Calibration:
 
     @cached_property
     def _far_out(self) -> list[int]:
+        """Places of the scores that are far out, the highest first (`far_out`)."""
         scored_count = len(self.scores)
         falling = np.argsort(-np.array(self.scores), kind="stable")
         scores = np.array(self.scores)[falling]
@@ -472,15 +483,15 @@ class Calibration:
         np.minimum.at(highest_ranks, units[falling], np.arange(scored_count))
         score_ranks = highest_ranks[units[falling]]  # rank of the highest score in each score's unit
         miscounted_ranks = highest_ranks[units[scored_count:]]
-        # for each number of scores left out, this is what `without_units` would give, but faster
+        # without the units of the `far_count` highest scores: as `without_units` would give, but faster
         for far_count in range(max(1, self.count // 4), 0, -1):
             in_rest = score_ranks >= far_count
             if not in_rest.any():
                 continue
             rest = scores[in_rest]
             rest_units = int((highest_ranks >= far_count).sum())
-            missing = float(miscounted_weights[miscounted_ranks >= far_count].sum())
-            place, _ = _find_threshold(weights[in_rest], missing, self.rate, rest_units)
+            rest_miscounted = float(miscounted_weights[miscounted_ranks >= far_count].sum())
+            place, _ = _find_threshold(weights[in_rest], rest_miscounted, self.rate, rest_units)
             threshold = float(rest[place])
             spread = _spread(rest, maxima[in_rest], self.map_level, threshold)
             lowest_far_score = scores[far_count - 1]
@@ -589,9 +600,9 @@ def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[
     """Return the envelope [N] of the values of N pictures in L lights.
 
     The k-th largest value of the envelope is the maximum of the k-th largest values of all lights. The
-    picture with the k-th largest value in the first light gets it. If pictures share units, they have
-    different weights; then each picture gets the largest of its own values instead. Such an envelope is
-    never smaller.
+    envelope has this value at the picture with the k-th largest value in the first light. If pictures share
+    units, they have different weights. Then each picture gets the largest of its own values instead: this
+    envelope is never smaller than the other.
 
     Args:
         values: Value of each picture in each light, [N, L].
@@ -601,7 +612,8 @@ def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[
         return np.asarray(values.max(axis=1), dtype=np.float64)
     ascending_envelope = np.sort(values, axis=0).max(axis=1)
     envelope_values = np.empty(len(values))
-    envelope_values[np.argsort(values[:, 0], kind="stable")] = ascending_envelope
+    ascending_in_first_light = np.argsort(values[:, 0], kind="stable")
+    envelope_values[ascending_in_first_light] = ascending_envelope
     return envelope_values
 
 
@@ -616,7 +628,7 @@ def upper_fence(scores: Array) -> float:
     """Return the score above which a good picture is suspicious; infinite for fewer than four scores.
 
     For the logarithms of the scores it is: upper quartile + `FENCE_FACTOR` * (upper quartile - median). This
-    follows Tukey (1977), but uses the upper half alone, so that a long lower tail has no influence.
+    follows Tukey (1977), but uses only the upper half, so that a long lower tail has no influence.
     """
     log_scores = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
     if len(log_scores) < 4:

@@ -57,7 +57,7 @@ def know_good(
         prepared: The prepared fit.
         judged: The judged fit.
         old: The model that is extended; None for a new one.
-        unlit: Whether to calibrate on the scores in the pictures' own light only, not in all lights.
+        unlit: Whether to calibrate on the scores in the pictures' own light only, instead of in all lights.
     """
     rows = judged.unlit if unlit else judged.rows
     reader = prepared.reader
@@ -168,7 +168,7 @@ class FitResult:
         return tensors | dict(self.samples.tensors)
 
     def _facts(self, unusual: Sequence[Unusual]) -> dict[str, Any]:
-        """Return the facts of the model; `unusual` are findings on its pictures."""
+        """Return the facts of the model; `unusual` are the findings on its pictures."""
         prepared = self.prepared
         fitted = self.fitted
         facts = carried_facts(None if self.old is None else self.old.manifest)
@@ -182,9 +182,10 @@ class FitResult:
         facts |= {"group": prepared.group, **prepared.kept}
         if prepared.part is not None:
             facts[PART] = asdict(prepared.part)
-        far_out_by_name = {prepared.reader.names[number]: score for number, score in fitted.suspects.items()}
+        names = prepared.reader.names
+        suspicious_scores = {names[number]: score for number, score in fitted.suspects.items()}
         score_by_name = {row.name: row.score for row in self.good.pictures}
-        suspects = list_suspects(unusual, score_by_name, far_out_by_name)
+        suspects = list_suspects(unusual, score_by_name, suspicious_scores)
         if suspects:
             facts[SUSPECTS] = [[*suspect] for suspect in suspects]
         facts["seconds_total"] = round(time.monotonic() - self.began, 3)
@@ -225,7 +226,7 @@ class FitResult:
         number_by_hash = {self.judged.rows[number].hash: number for number in self._new_pictures()}
         # hash of a picture -> features of its grid cells
         cells = {digest: self.fitted.cells.get(number) for digest, number in number_by_hash.items()}
-        # without looks: the fit has checked for pictures that show nothing before it began
+        # Looks are left out: before the fit began, pictures that show nothing were looked for
         rows = [replace(row, look=None) for row in self.good.pictures]
         unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*number_by_hash], cells=cells)]
         notes, lines = settle(unusual, self.prepared.force)
@@ -281,9 +282,9 @@ class FitResult:
         unlit_defects = self.defects.with_calibration(unlit_good.calibration, unlit_good.parts)
         found, count = self.defects.count_all()
         found_unlit, _ = unlit_defects.count_all()
-        lights = within_range(preprocess.normalization).removeprefix(",")
+        in_light_range = within_range(preprocess.normalization).removeprefix(",")
         return [
-            f"the false-alarm rate is kept{lights}: {found} of {count} simulated defects "
+            f"the false-alarm rate is kept{in_light_range}: {found} of {count} simulated defects "
             f"are found, with a threshold for unchanged light alone {found_unlit}"
         ]
 

@@ -74,12 +74,12 @@ def fit_auto(
         group = name_reader(fit_options.get("group"), fit_options.get("part"), fit_options.get("view"))
         seed = int(fit_options.get("seed") or 0)
         images = open_dataset(images, fit_options.get("category"), seed=seed, group=group)
-    earlier_model = None  # file of the earlier search's model
+    earlier_file = None  # file of the earlier search's model
     if isinstance(earlier, str | os.PathLike):
-        earlier_model = earlier if os.path.isfile(earlier) else None
+        earlier_file = earlier if os.path.isfile(earlier) else None
         earlier_choice = None
-        if earlier_model is not None:
-            earlier_choice = Choice.from_facts(read_manifest(earlier_model).facts)
+        if earlier_file is not None:
+            earlier_choice = Choice.from_facts(read_manifest(earlier_file).facts)
     else:
         earlier_choice = earlier
     search = Search(
@@ -91,17 +91,17 @@ def fit_auto(
         earlier_choice,
         say,
         step,
-        has_model=earlier_model is not None,
+        has_model=earlier_file is not None,
     )
     choice, recipe = search.run()
-    is_fitted = earlier_model is not None and search.time.fitted == recipe.flags
+    is_fitted = earlier_file is not None and search.time.fitted == recipe.flags
     if not is_fitted:
         search.time.require(recipe, len(search.sources))
     for line in choice.lines():
         say(line)
-    if earlier_model is not None and is_fitted:
+    if earlier_file is not None and is_fitted:
         say("the settings are those of the model before, which stays")
-        return _with_choice(_reopen(earlier_model, fit_options), choice, search.given)
+        return _with_choice(_reopen(earlier_file, fit_options), choice, search.given)
     with search.memory.used_for(recipe.flags):
         predictor = fit(images, names=names, say=say, step=step, **{**fit_options, **recipe.options})
     return _with_choice(predictor, choice, search.given)

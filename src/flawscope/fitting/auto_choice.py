@@ -13,10 +13,10 @@ MARGIN = 0.01  # AUROC: of settings that differ by less, the quicker is taken
 
 
 def compared_rounds(trials: Sequence[Trial]) -> int:
-    """Return the number of rounds by which trials can be compared: at least two trials have as many.
+    """Return the number of rounds by which trials can be compared: at least two trials have done so many.
 
-    The result is the second largest number of rounds; for a single trial, that trial's number; without
-    trials, 0.
+    The result is the second largest number of rounds of a trial; for a single trial, its number of rounds;
+    without trials, 0.
     """
     round_counts = sorted((trial.rounds for trial in trials), reverse=True)  # the largest first
     if len(round_counts) > 1:
@@ -27,8 +27,8 @@ def compared_rounds(trials: Sequence[Trial]) -> int:
 def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     """Return the trials whose AUROC is less than `margin` below the best.
 
-    Trials are compared by given defects first; those that remain are compared by simulated defects. A trial's
-    AUROC is the mean over its first rounds, over the same number of rounds for all trials.
+    Trials are compared by given defects first. The trials that are nearly the best by these are compared by
+    simulated defects. A trial's AUROC is the mean over its first rounds: as many rounds for each trial.
 
     Args:
         trials: The trials; those without a round are left out.
@@ -44,7 +44,8 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     for kind in range(kind_count):
         aurocs = [trial.figures(round_count)[kind] for trial in remaining]
         best = max(aurocs)
-        remaining = [trial for trial, auroc in zip(remaining, aurocs, strict=True) if best - auroc < margin]
+        trials_and_aurocs = zip(remaining, aurocs, strict=True)
+        remaining = [trial for trial, auroc in trials_and_aurocs if best - auroc < margin]
     return remaining
 
 

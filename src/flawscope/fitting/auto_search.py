@@ -123,6 +123,7 @@ class Search:
         self.digest = ""
         self.seed = int(options.get("seed") or 0)
         self.sources, reserved, _ = split_sources(images, options.get("category"))
+        # `names` also name the reserved pictures, which come last
         self.names = picture_names([*self.sources, *reserved], names)[: len(self.sources)]
         reading = pop_options(Reading, dict(options))
         self.part_of = part_reader(self.names, reading.group, pattern_of(reading))
@@ -153,7 +154,7 @@ class Search:
         return self._describe(chosen, reason), chosen
 
     def _describe(self, chosen: Recipe, reason: str) -> Choice:
-        """Add a trial for each recipe that there was no time for, and return all trials and the choice.
+        """Return all trials and the choice, after adding a trial for each recipe that there was no time for.
 
         Args:
             chosen: The chosen recipe.
@@ -179,9 +180,9 @@ class Search:
             chosen.flags,
             reason,
             tuple(self.trials.values()),
-            good=sum(len(done.left_out) for done in done_rounds),
+            good=sum(len(done_round.left_out) for done_round in done_rounds),
             given=len(self.given_sources),
-            simulated=sum(done.count for done in done_rounds),
+            simulated=sum(done_round.count for done_round in done_rounds),
             seconds=round(seconds, 1),
             digest=self.digest,
             enough=minutes_for_all,
@@ -213,15 +214,16 @@ class Search:
         if not self.given and not can_simulate:
             place = "deep pictures" if is_deep else "a region"
             return f"defects are not simulated in {place}: give some (--seen)"
-        shuffled = [self.given_sources[int(k)] for k in rng.permutation(len(self.given_sources))]
-        self.rounds = make_rounds(self.load, self.order, shuffled, self.seed, can_simulate)
+        order_of_given = rng.permutation(len(self.given_sources))
+        shuffled_given = [self.given_sources[int(place)] for place in order_of_given]
+        self.rounds = make_rounds(self.load, self.order, shuffled_given, self.seed, can_simulate)
         self._take_over_trials([look.thumbnail.tobytes() for look in looks if look is not None])
         return None
 
     def _take_over_trials(self, thumbnails: Sequence[bytes]) -> None:
         """Take the finished trials from the earlier search, if it had the same pictures and options.
 
-        Sets `digest`; and `is_known`, if the earlier search had the same pictures and options.
+        Sets `digest`; and sets `is_known`, if the earlier search has the same digest.
 
         Args:
             thumbnails: Thumbnails of the good pictures.
@@ -273,7 +275,8 @@ class Search:
         self._announce_time()
         for recipe in self.waiting:
             self._attempt(recipe, self.rounds[0])
-            self.memory.drop(keep=("", *(trial.flags for trial in self._contenders())))
+            contender_flags = [trial.flags for trial in self._contenders()]
+            self.memory.drop(keep=("", *contender_flags))  # "": the settings as given
         for further_round in self.rounds[1:]:
             contenders = self._contenders_in_time(further_round)
             if len(contenders) < 2:
@@ -285,8 +288,8 @@ class Search:
     def _find_frame(self) -> None:
         """Try ways to find the part, if its place differs between good pictures, and set `frame`.
 
-        The first way is kept unless the settings as given are better by more than `FRAME_LOSS`: simulated
-        defects hardly show the gain from finding the part.
+        The first way that loses less than `FRAME_LOSS` against the settings as given is kept. A small loss is
+        accepted, since simulated defects hardly show the gain from finding the part.
         """
         if not (self._is_free("align") and self._is_free("several")):
             return
@@ -300,7 +303,7 @@ class Search:
             if not self._attempt(recipe, self.rounds[0]):
                 continue
             trial = self.trials[recipe.flags]
-            trial_as_given = self.trials[""]
+            trial_as_given = self.trials[""]  # "": without a recipe's flags
             if trial in nearly_best([trial_as_given, trial], FRAME_LOSS):
                 self.frame = recipe
                 return
@@ -367,7 +370,8 @@ class Search:
         separation = best.separation()
         reason = f"of {len(compared)} settings it tells good pictures best from {separation}"
         comparable = [trial for trial in compared if trial.rounds >= best.rounds]
-        # figures are AUROCs by given, then by simulated defects: another setting may be better, but slower
+        # Figures are AUROCs, first by given and then by simulated defects. Another setting may have better
+        # figures, but be slower.
         if any(trial.figures(best.rounds) > best.figures() for trial in comparable):
             reason = (
                 f"it tells good pictures from {separation} as well as the best of {len(compared)} settings, "
@@ -403,7 +407,7 @@ class Search:
         names = SEEN if name in SEEN else (name,)
         return all(self.options.get(option) in (None, False, "default") for option in names)
 
-    def _attempt(self, recipe: Recipe, tried: Round) -> bool:
+    def _attempt(self, recipe: Recipe, current_round: Round) -> bool:
         """Try a recipe in a round, and note the trial; a recipe is tried once in a round.
 
         Returns:
@@ -411,12 +415,13 @@ class Search:
         """
         before = self.trials.get(recipe.flags, Trial(recipe.flags))
         was_unusable = bool(before.note) and before.was_ended
-        if before.rounds > tried.number or was_unusable:
+        was_tried_in_round = before.rounds > current_round.number
+        if was_tried_in_round or was_unusable:
             return not before.note  # a note says why a recipe was not tried to the end
         try:
-            if not self._has_time_for([recipe], tried):
+            if not self._has_time_for([recipe], current_round):
                 raise _TimeIsUpError
-            self.trials[recipe.flags] = self._try(recipe, tried, before)
+            self.trials[recipe.flags] = self._try(recipe, current_round, before)
         except _TimeIsUpError:
             if not before.rounds:
                 self.trials[recipe.flags] = Trial(recipe.flags, note=NO_TIME)
@@ -427,14 +432,14 @@ class Search:
             return False
         return True
 
-    def _has_time_for(self, recipes: Sequence[Recipe], tried: Round) -> bool:
-        """Whether there is time to try recipes, and then to fit the best recipe to all pictures."""
+    def _has_time_for(self, recipes: Sequence[Recipe], next_round: Round) -> bool:
+        """Whether there is time to try recipes in a round, and then to fit the best one to all pictures."""
         best = best_of(self._eligible_trials())
         if best is None:
             return self.time.has_time(recipes, len(self.sources))
         candidates = [Recipe.from_flags(best.flags), *recipes]
-        seconds = sum(self.time.trial_seconds(recipe, tried) for recipe in recipes)
-        return self.time.has_time(candidates, len(self.sources), seconds)
+        trial_seconds = sum(self.time.trial_seconds(recipe, next_round) for recipe in recipes)
+        return self.time.has_time(candidates, len(self.sources), before=trial_seconds)
 
     def _try(self, recipe: Recipe, tried: Round, before: Trial) -> Trial:
         """Fit a model with a recipe, judge the pictures of a round, and return the trial with the results.
@@ -464,9 +469,9 @@ class Search:
 
         def fit_step(name: str, done: int, total: int) -> None:
             nonlocal reached
-            # the fit to all pictures takes at least as long per picture
             clock.see(name, done, total)
-            if self.time.is_late(clock.each(), picture_count):
+            seconds_per_picture = clock.each()  # the fit to all pictures takes at least as long per picture
+            if self.time.is_late(seconds_per_picture, picture_count):
                 raise _TimeIsUpError
             # each stage of a fit counts from 0; the progress shown does not go back
             reached = max(reached, learnt_count * done // max(1, total))
@@ -474,7 +479,7 @@ class Search:
 
         step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
-        # the final fit's "auto" means "none", which has at least `MIN_PARTS` parts
+        # "auto" would mean "none" in the final fit, because this has at least `MIN_PARTS` parts
         options["augment"] = options.get("augment") or "none"
         options |= {"group": None, "samples": 0, "check": False}
         options["parts"] = range(learnt_count)  # each picture shows another part
@@ -524,7 +529,7 @@ class Search:
             model: The model of a trial.
             pictures: Pictures, or simulated defects to draw.
             step: Gets the number of pictures done in the trial.
-            place: Number of pictures done in the trial before these.
+            place: Place of the first picture in the trial: number of pictures done before.
         """
         scores = []
         decisions = []

@@ -93,7 +93,7 @@ def _with_choices_of(in_use: router.Model, old: ModelMapping) -> ModelMapping:
 
 
 def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
-    """Write the models to a file; if its suffix is not that of their engine, export them first."""
+    """Write the models to a file; export them first if the file's suffix is of another engine than theirs."""
     suffixes = {product.session.suffix for product in model.products.values()}
     if file.suffix == ARCHIVE_SUFFIX:
         step("export", 0, 1)
@@ -117,6 +117,7 @@ def _check_suffix(file: Path, how: str, active: Path, in_use: Predictor) -> None
     Raises:
         InputError: The candidate would have to be exported in a reduced precision.
     """
+    # a recalibrated candidate keeps the engine of the model in use; others come from the trained model
     candidate_suffix = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
     precision = in_use.calibration.precision
     if file.suffix != candidate_suffix and precision != "fp32":

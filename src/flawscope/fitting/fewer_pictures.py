@@ -47,26 +47,27 @@ def fit_fewer(
         raise InputError(
             "the model learnt from defects, too: what good pictures alone bring is not to be told"
         )
-    unit_of = learnt_units(old.manifest.pictures)
+    unit_by_hash = learnt_units(old.manifest.pictures)
     items = (*dataset.train, *dataset.validation)
-    units = defaultdict[int, list[tuple[Item, str]]](list)  # pictures and their names, by unit
+    items_and_names_by_unit = defaultdict[int, list[tuple[Item, str]]](list)
     for item, name in zip(items, relative_names([item.path for item in items]), strict=True):
         try:
             digest = pixel_hash(old.manifest.preprocess.decode(item.path))
         except (InputError, MemoryError):
             continue  # a picture that cannot be read was not learnt from
-        unit = unit_of.get(digest)
+        unit = unit_by_hash.get(digest)
         if unit is not None:
-            units[unit].append((item, name))
+            items_and_names_by_unit[unit].append((item, name))
     options = {**refit_options(old), **_QUICK, "step": step}
 
     def fit_subset(subset: Sequence[tuple[Item, str]]) -> Predictor:
         subset_items, names = zip(*subset, strict=True)
         return fit(replace(dataset, train=subset_items, validation=(), test=()), names=names, **options)
 
-    models = [*_fit_fewer([*units.values()], fit_subset).values()]
+    models = [*_fit_fewer([*items_and_names_by_unit.values()], fit_subset).values()]
     if not models:
-        pictures = f"good pictures of {pluralize(len(units), 'part')} that the model learnt from"
+        unit_count = len(items_and_names_by_unit)
+        pictures = f"good pictures of {pluralize(unit_count, 'part')} that the model learnt from"
         needed = MIN_SUBSET * SUBSET_STEPS[-1]
         raise InputError(
             f"{dataset.root} has {pictures}; a learning curve needs {needed}: name the folder that it was "
@@ -78,7 +79,7 @@ def fit_fewer(
 def _fit_fewer(
     units: Sequence[Sequence[T]], fit_subset: Callable[[Sequence[T]], Predictor]
 ) -> dict[int, Predictor]:
-    """Fit models to an eighth, a quarter and half of the units; return number of units -> model.
+    """Fit models to an eighth, a quarter and half of the units; return them by the number of their units.
 
     Subsets of fewer than `MIN_SUBSET` units are left out.
 
@@ -90,5 +91,6 @@ def _fit_fewer(
     for stride in SUBSET_STEPS:
         subset = units[::stride]
         if len(subset) >= MIN_SUBSET:
-            models[len(subset)] = fit_subset([*chain(*subset)])
+            pictures = [*chain(*subset)]
+            models[len(subset)] = fit_subset(pictures)
     return models

@@ -73,7 +73,7 @@ def look_first(
 def look_at_parts(
     pictures: DecodedPictures, units: Sequence[int], step: ProgressCallback, reduce: Reduce
 ) -> FirstLook:
-    """Read each picture, as `look_first` does, where the shown parts are known already.
+    """Read each picture, as `look_first` does, if it is known which parts the pictures show.
 
     Args:
         pictures: The pictures.
@@ -122,6 +122,7 @@ def see_pictures(
     advance = ProgressCounter(step, "near-duplicates", len(numbers))
 
     def see(number: int) -> SeenPicture:
+        """Return picture `number` as it is before a fit."""
         picture = pictures.read_or_none(number)
         advance()
         if picture is None:
@@ -130,8 +131,8 @@ def see_pictures(
         small = None if reduce is None else reduce(picture)
         return SeenPicture(look, small)
 
-    with workers() as each:
-        return each(see, numbers)
+    with workers() as map_in_threads:
+        return map_in_threads(see, numbers)
 
 
 def learn_normalization(
@@ -166,7 +167,8 @@ def _light_statistics(
         if views.unusable:
             continue
         for frame in views.frames:
-            statistics = channel_statistics(frame.images([0])[0], roi)
+            whole_view = frame.images([0])[0]
+            statistics = channel_statistics(whole_view, roi)
             if statistics is not None:
                 yield statistics
 
@@ -193,6 +195,7 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
     readable = [*overview_by_number]
 
     def read_small(place: int, side: int) -> NDArray[np.float32]:
+        """Return a readable picture in grey and small, by its place among the readable ones."""
         return preprocess.small(pictures.read(readable[place]), side)
 
     learnt = learn_several_parts([*overview_by_number.values()], read_small, kind)
@@ -205,11 +208,11 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
 
 
 def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list[int], list[str]]:
-    """Count the parts in each picture; the preprocessing finds several parts.
+    """Count the parts in each picture by a preprocessing that finds several parts.
 
     Returns:
-        The number of parts in each picture; and the count error of each picture (`LearnedParts`), a text:
-        empty if the count is right, `UNREAD` if the picture cannot be read.
+        The number of parts in each picture; and the count error of each picture (`LearnedParts`). This is a
+        text: empty if the count is right, `UNREAD` if the picture cannot be read.
     """
     several = preprocess.several
     reference = preprocess.reference

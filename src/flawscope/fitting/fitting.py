@@ -55,7 +55,7 @@ def budget_of(how: Learning, method: Method) -> Budget:
         None if how.checkpoint is None else Path(how.checkpoint),
         how.resume,
         scored_later=how.samples,
-        scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) * how.check,
+        scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) if how.check else 0,
     )
 
 
@@ -100,19 +100,19 @@ def fit(
     if "threads" in options:
         raise InputError("fit has no option threads: call torch.set_num_threads(N) before it")
     arguments: Json = options
-    how = pop_options(Learning, arguments)
+    learning = pop_options(Learning, arguments)
     method_record = registry.method(registry.default_method_name(method, preset))
-    budget = budget_of(how, method_record)
-    if how.minutes is not None:
+    budget = budget_of(learning, method_record)
+    if learning.minutes is not None:
         arguments["steps"] = None  # the minutes limit the fit in place of steps
     prepared = prepare(
         images, method_record, preset=preset, settings=settings, names=names, say=say, step=step, **arguments
     )
-    prepared = replace(prepared, kept={**prepared.kept, **option_facts(how)})
-    budget = replace(budget, scored_later=how.samples + prepared.views.held_out_count())
+    prepared = replace(prepared, kept={**prepared.kept, **option_facts(learning)})
+    budget = replace(budget, scored_later=learning.samples + prepared.views.held_out_count())
     task = replace(prepared.task, budget=budget)
     view_task = prepared.views.task(task)
-    return _fit_and_assemble(prepared, task, view_task, samples=how.samples, check=how.check)
+    return _fit_and_assemble(prepared, task, view_task, samples=learning.samples, check=learning.check)
 
 
 def partial_fit(
@@ -163,16 +163,16 @@ def partial_fit(
         part_of = part_reader(source_names, group, pattern)
     channels = old.manifest.preprocess.channels
     table = PictureTable.read(DecodedPictures(sources, channels), source_names, UPDATE, step)
-    units = units_of([*table.rows.values()], old.manifest.pictures, part_of)
-    for line in units.remarks:
+    found_units = units_of([*table.rows.values()], old.manifest.pictures, part_of)
+    for line in found_units.remarks:
         say(line)
-    table = replace(table, rows=dict(zip(table.rows, units.rows, strict=True)))
+    table = replace(table, rows=dict(zip(table.rows, found_units.rows, strict=True)))
     return learn_more(
         old,
         table,
         source_names,
         group=group or old.manifest.facts.get("group"),
-        remarks=units.remarks,
+        remarks=found_units.remarks,
         device=device,
         check=check,
         say=say,
@@ -211,7 +211,7 @@ def learn_more(
     reader = Reader(
         [*new.pictures.sources],
         manifest.preprocess,
-        {row.hash for row in manifest.pictures if row.role != CALIBRATION},
+        known={row.hash for row in manifest.pictures if row.role != CALIBRATION},
         names=[*names],
         roi=old.counted,
         region=old.tensors.get("region"),
@@ -292,7 +292,7 @@ def _fit_and_assemble(
     if packed is not None:
         scored_samples = score_samples(model, names, packed, unpack_images(packed))
     defect_scores = None
-    # without a promised rate, all pictures show the same part, and no part can be left out
+    # without an expected rate, all pictures show the same part: no model without this part can score defects
     if check and good.calibration.promised:
         carriers = draw_carriers(judged, views, model.config.seed)
         defect_scores = score_simulated_defects(

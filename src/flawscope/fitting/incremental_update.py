@@ -82,9 +82,9 @@ def update_models(
 
     PatchCore learns from the false alarms. They are no fair sample of good pictures, and so do not decide the
     threshold. The threshold comes from the earlier calibration pictures, and from good pictures of the line
-    that were chosen at random, false alarms or not. Each is scored as if the model had never seen it. If
-    fewer defects are lost with the old threshold than with the new one, the old one is kept. Other methods
-    are calibrated anew on the randomly chosen pictures, or trained anew.
+    that were chosen at random, false alarms or not. Each picture is scored as if the model had never seen it.
+    If fewer defects are lost with the old threshold than with the new one, the old threshold is kept. Other
+    methods are calibrated anew on the randomly chosen pictures, or trained anew.
 
     Args:
         old: The trained models that learn: of one product, or of the views of a part.
@@ -176,8 +176,8 @@ def update(
     arguments: Json = options
     good = arguments.pop("good", None)
     datasets = None if good is None else {ONE: good}
-    made = update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**arguments), datasets)
-    return made.updates[ONE]
+    updates = update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**arguments), datasets)
+    return updates.updates[ONE]  # `ONE` names the only product
 
 
 @check_arguments()
@@ -241,7 +241,8 @@ def extend(
     sources, _, _ = split_sources(images, category)
     # at most `MAX_KNOWN_DEFECTS` defects are compared, evenly spaced among all
     defect_count = min(len(all_defects), MAX_KNOWN_DEFECTS)
-    compared_defects = [all_defects[k * len(all_defects) // defect_count] for k in range(defect_count)]
+    places = [k * len(all_defects) // defect_count for k in range(defect_count)]
+    compared_defects = [all_defects[place] for place in places]
     if group is not None:  # report a name that does not match before the work begins
         check_group(relative_names(sources), group)
     names = [*relative_names(sources), *relative_names(compared_defects)]
@@ -301,7 +302,7 @@ def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMap
 
 
 def _with_group(old: ModelMapping, group: str) -> ModelMapping:
-    """Return the model of one product with another pattern of groups.
+    """Return the model of one product with `group` as the pattern by which names state parts.
 
     Raises:
         InputError: There are models of several views, whose stored pattern reads parts from names.
@@ -343,7 +344,7 @@ def _report_updates(
 ) -> Model:
     """Say the results of an update, and return the next models.
 
-    A model that finds fewer defects has a question, unless `force` is set.
+    A model that would find fewer defects asks a question about that, unless `force` is set.
 
     Args:
         updates: The updates of all models.
@@ -359,10 +360,10 @@ def _report_updates(
         predictor = _report_update(update, old_notes, names, force, _named(name, say))
         failures = [*update.unreadable.values(), *predictor.failures, *unplaced_reasons]
         unplaced_reasons = []  # only the first model's failures list these
-        suspects = [
-            Suspect(names[number], update.comparison.before[number].score, LIKE_DEFECTS)
-            for number in update.unsure
-        ]
+        suspects = []
+        for number in update.unsure:
+            score_before = update.comparison.before[number].score
+            suspects.append(Suspect(names[number], score_before, LIKE_DEFECTS))
         predictor = predictor.with_failures(failures)
         predictor.manifest.facts[SUSPECTS] = [[*suspect] for suspect in suspects]
         model = model.with_product(name, predictor)
@@ -404,6 +405,7 @@ def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Datase
         InputError: The folder has no good pictures.
     """
     reading = stored_arguments(old, Reading)
+    # the folder of a single category has no categories of its own
     category = reading.category if reading.category in find_categories(folder) else None
     group = name_reader(reading.group, reading.part, reading.view)
     dataset = open_dataset(os.fspath(folder), category, seed=stored_settings(old).seed, group=group)

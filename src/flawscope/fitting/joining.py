@@ -69,7 +69,8 @@ def join(
     Args:
         models: Models, of any methods and settings, by the name of the product or the view.
         pictures: Good pictures that each model was fitted on, as `fit` takes them; products are recognised by
-            their descriptors. For models of views: good pictures by which exchanged views are recognised.
+            their descriptors. For models of views: good pictures by which it is recognised that views were
+            exchanged.
         part: Regular expression on file names that finds the part, as in `fit`. The models are then those of
             views, which were fitted without `part`.
         view: Regular expression on file names that finds the view.
@@ -121,13 +122,13 @@ def with_products(network: DescriptorModel, described: Mapping[str, Described]) 
     """
     descriptors = dict(network.known)
     samples = dict(network.samples)
-    for name, product in described.items():
+    for name, new in described.items():
         if name in descriptors:
-            descriptors[name] = descriptors[name].merged(product.descriptors)
+            descriptors[name] = descriptors[name].merged(new.descriptors)
         else:
-            descriptors[name] = product.descriptors
-        if len(product.samples):
-            samples.setdefault(name, product.samples)
+            descriptors[name] = new.descriptors
+        if len(new.samples):
+            samples.setdefault(name, new.samples)
     return replace(network, known=descriptors, samples=samples)
 
 
@@ -136,12 +137,14 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
 
     The network has the backbone of the first model that has a backbone, or the default backbone.
     """
-    first = next((product for product in products.values() if _has_backbone(product.manifest)), None)
+    with_backbone = (product for product in products.values() if _has_backbone(product.manifest))
+    first = next(with_backbone, None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
     if first is not None:
         patch_config = first.manifest.config
         settings |= {key: patch_config[key] for key in NETWORK_SETTINGS if key in patch_config}
-        settings["stages"] = (min(STAGE, max(patch_config["stages"])),)
+        deepest_stage = max(patch_config["stages"])
+        settings["stages"] = (min(STAGE, deepest_stage),)
         # a transformer may work only at the size of its position embeddings: the model's own size is used
         if patch_in_name(patch_config["backbone"]) is not None:
             settings["size"] = "x".join(map(str, first.manifest.preprocess.network_size))
@@ -201,8 +204,8 @@ def describe_product(
     )
     hidden = opened.config.hidden
     reader = Reader(sources, network.preprocess, known=set(), roi=roi, hidden=hidden, nearest=nearest)
-    unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
-    learnt = unit_of.keys() - {*described}
+    unit_by_hash = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
+    hashes_to_describe = unit_by_hash.keys() - {*described}
     lights = manifest.preprocess.lights
     count = len(sources)
 
@@ -215,7 +218,7 @@ def describe_product(
             image = reader.load_in_light(index, lights[light_number])
         else:
             image = reader.load(index)
-        if image is None or reader.hashes[index] not in learnt:
+        if image is None or reader.hashes[index] not in hashes_to_describe:
             return None
         return image
 
@@ -238,17 +241,18 @@ def describe_product(
     carriers: list[int] = []
     if good:
         defective, carriers = _defect_descriptors(opened, load, good, step)
-    width = len(next(iter(descriptors.values()), ()))  # length of a descriptor
+    descriptor_length = len(next(iter(descriptors.values()), ()))
     # near-duplicates have the same unit
-    units = np.array([unit_of.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
+    units = np.array([unit_by_hash.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
     number_array = np.array(numbers, np.int32)
+    indices = number_array % count
     light_numbers = number_array // count if in_lights else np.zeros(0, np.int32)
     good_descriptors = np.array([descriptors[number] for number in numbers], np.float32)
     defect_descriptors = np.array([*defective.values()], np.float32)
     product = ProductDescriptors(
-        good=good_descriptors.reshape(len(numbers), width),
-        groups=units[number_array % count],
-        defective=defect_descriptors.reshape(len(defective), width),
+        good=good_descriptors.reshape(len(numbers), descriptor_length),
+        groups=units[indices],
+        defective=defect_descriptors.reshape(len(defective), descriptor_length),
         carriers=units[carriers],
         lights=light_numbers,
     )
@@ -276,7 +280,7 @@ def _defect_descriptors(
 def _subsample(numbers: Sequence[int], max_count: int) -> list[int]:
     """Return at most `max_count` of the numbers, evenly spaced."""
     places = np.linspace(0, len(numbers) - 1, min(len(numbers), max_count)).round().astype(int)
-    return [numbers[k] for k in np.unique(places)]
+    return [numbers[place] for place in np.unique(places)]
 
 
 def _descriptors(

@@ -11,7 +11,7 @@ largest score. #{envelope >= s} is then the largest of the lights' counts #{s_i(
 
 Of many pictures, only some are judged in each light. Whole units are drawn by the seed. In all lights
 together about half as many pictures are judged as were learnt from, so that the lights cost less than the
-fit. The calibration counts these n pictures alone, whose rate k/(n + 1) holds in every light.
+fit. The calibration counts only these n pictures, whose rate k/(n + 1) holds in every light.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ def judge_fit(
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
     counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
-    # pictures that were neither learnt from nor count; the model keeps their rows all the same
-    fitted.held["reserve"] = sorted((held_out | {*fitted.scored}) - {*counted} - {*fitted.used})
+    # Pictures in reserve have scores, but do not count, and were not learnt from. The model keeps their rows.
+    candidates = held_out | {*fitted.scored}
+    fitted.held["reserve"] = sorted(candidates - {*counted} - {*fitted.used})
     rows_with_roles = _with_roles(rows, fitted, views)
     counted_lost = _counted_lost_pictures(views, task.count, len(counted))
     lost = [number for number in counted_lost if number in rows_with_roles]
@@ -119,7 +120,7 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Pictur
     if not fitted.promised or views.are_pictures:
         judging.fusion = judging.fusion or Fusion(judging.score_kind)
         return
-    # the method can leave out pictures if it scored those that it learnt from: then all can be judged
+    # If the method scored only pictures that it learnt from, it can leave out pictures: all can be judged
     can_leave_out = set(fitted.scored) <= set(fitted.used)
     candidates = fitted.used if can_leave_out else [*fitted.scored]
     usable = [number for number in candidates if number not in views.wrong]
@@ -145,7 +146,7 @@ def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingView
 def _lost_pictures(views: TrainingViews) -> list[int]:
     """Return the numbers of the lost pictures: those whose parts are not found or counted wrong.
 
-    Of copies, only the first is returned.
+    If several of them are copies of each other, only the first is returned.
     """
     hashes = views.reader.hashes
     number_by_hash = dict[str, int]()
@@ -157,7 +158,7 @@ def _lost_pictures(views: TrainingViews) -> list[int]:
 def _counted_lost_pictures(views: TrainingViews, count: int, judged_count: int) -> list[int]:
     """Return the numbers of the lost pictures that decide the threshold.
 
-    Of the lost pictures the same share counts as of the other pictures is judged.
+    The share of the lost pictures that count equals the share of the other pictures that are judged.
 
     Args:
         views: Views of the pictures.
@@ -166,8 +167,8 @@ def _counted_lost_pictures(views: TrainingViews, count: int, judged_count: int) 
     """
     lost = _lost_pictures(views)
     other_count = count - len(lost)
-    counted = len(lost) * judged_count / max(1, other_count)
-    return lost[: math.ceil(counted - ROUNDING)]
+    counted_count = len(lost) * judged_count / max(1, other_count)
+    return lost[: math.ceil(counted_count - ROUNDING)]
 
 
 def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> list[int]:
@@ -180,22 +181,22 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
     return sorted(np.random.default_rng(seed).choice(pictures, max_count, replace=False).tolist())
 
 
-def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
+def _draw_for_lights(fitted: Fitted, task: Task, light_count: int, seed: int) -> list[int]:
     """Return the numbers of the pictures that decide the threshold.
 
-    All pictures with scores do. If there are further lights and many pictures, a random sample does, which is
-    judged in each light; a note on the sample is then added to `fitted.notes`.
+    These are all pictures with scores. If there are further lights and many pictures, they are a random
+    sample, which is judged in each light; a note on the sample is then added to `fitted.notes`.
 
     Args:
         fitted: The fit by pictures.
         task: Task with the pictures as the numbered items.
-        lights: Number of further lights.
+        light_count: Number of further lights.
         seed: Seed of the draw.
     """
     pictures = [*fitted.scored]
-    if not lights:
+    if not light_count:
         return pictures
-    drawn = draw_pictures(pictures, task.groups, len(fitted.used), lights, task.rate, seed)
+    drawn = draw_pictures(pictures, task.groups, len(fitted.used), light_count, task.rate, seed)
     if len(drawn) < len(pictures):
         fitted.notes.append(
             f"calibrated in each light on {len(drawn)} of {task.pluralize(len(pictures), 'good')}, "
@@ -206,16 +207,16 @@ def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list
 
 def _check_lights(
     answers: Answers,
-    drawn: Sequence[int],
+    counted: Sequence[int],
     lights: Sequence[Light],
     failures: Mapping[int, str],
     notes: list[str],
 ) -> None:
-    """Add a note if one light alone decides the threshold.
+    """Add a note if one light decides the threshold.
 
     Args:
         answers: Answers for the pictures in each light.
-        drawn: Numbers of the pictures that decide the threshold.
+        counted: Numbers of the pictures that decide the threshold.
         lights: The lights, the pictures' own first.
         failures: Why a picture could not be used, by its number.
         notes: List to which the note is added, in place.
@@ -225,15 +226,16 @@ def _check_lights(
     """
     if len(lights) < 2:
         return
-    lost = [number for number in drawn if answers.pictures[number].is_lost]
+    lost = [number for number in counted if answers.pictures[number].is_lost]
     if not set(lost) <= set(failures):
         raise InputError("a good picture cannot be read any more: fit anew")
-    if len(lost) == len(drawn):
-        raise InputError(f"{failures[drawn[0]]}: fit with a smaller --light, or without --align")
-    judged = [number for number in drawn if number not in lost]
+    if len(lost) == len(counted):
+        raise InputError(f"{failures[counted[0]]}: fit with a smaller --light, or without --align")
+    judged = [number for number in counted if number not in lost]
+    # the scores are the first column of an answer's values
     scores = np.array([answers.pictures[number].values[:, 0] for number in judged])  # [pictures, lights]
     medians = np.median(scores, axis=0)
-    own_light_scores = scores[:, 0]
+    own_light_scores = scores[:, 0]  # the first light is the pictures' own
     if medians.max() > own_light_scores.max():
         worst_light = lights[int(medians.argmax())].name
         line = (
@@ -280,7 +282,8 @@ class FitPictures:
         """
         summaries = self._summarise(pictures, rows, self.leave_out_part, lights=[], stage="calibration")
         frames_by_picture = {}
-        for number, (frames,) in zip(pictures, summaries, strict=True):  # summaries in a single light
+        for number, summaries_in_lights in zip(pictures, summaries, strict=True):
+            (frames,) = summaries_in_lights  # in the pictures' own light only
             if frames:
                 frames_by_picture[number] = frames
         if self.fusion is None:
@@ -304,14 +307,14 @@ class FitPictures:
                 known_numbers, rows, run_of, further_lights, "calibration in each light"
             )
         else:
-            summaries = [[] for _ in known_numbers]
+            summaries = [[] for _ in known_numbers]  # none in further lights
         for number, summaries_in_lights in zip(known_numbers, summaries, strict=True):
-            values = [self.known[number]]
+            values_by_light = [self.known[number]]
             for frames in summaries_in_lights:
-                values.append(self._fused_values(frames) if frames else LOST)
-            answers.pictures[number] = Answer(np.array(values))
-        lost = Answer(np.array([LOST] * len(lights)))
-        answers.pictures.update((number, lost) for number in rows if number not in self.known)
+                values_by_light.append(self._fused_values(frames) if frames else LOST)
+            answers.pictures[number] = Answer(np.array(values_by_light))
+        lost_in_all = Answer(np.array([LOST] * len(lights)))
+        answers.pictures.update((number, lost_in_all) for number in rows if number not in self.known)
         return answers
 
     def _fused_values(self, frames: Sequence[TileSummary]) -> Values:
@@ -348,10 +351,10 @@ class FitPictures:
         batch = BATCH * torch.get_num_threads()
         roi = leave_out.model.roi.cpu().numpy()
 
-        def work(picture: int) -> list[list[TileSummary]]:
+        def summarise_picture(picture: int) -> list[list[TileSummary]]:
             row = rows[picture]
             run = run_of(row)
-            bound = leave_out.bound_run(row.unit)
+            bound_run = leave_out.bound_run(row.unit)  # a faster run for tiles; None: there is none
             assert run is not None, "each part of a fit can be left out"
             if lights:
                 views_by_light = reader.views_in_lights(picture, lights)
@@ -360,16 +363,16 @@ class FitPictures:
             summaries = []
             for views in views_by_light:
                 frames = [] if views is None else views.frames
-                summaries.append([frame.summary(run, roi, batch, bound) for frame in frames])
+                summaries.append([frame.summary(run, roi, batch, bound_run) for frame in frames])
             advance()
             return summaries
 
         try:
             # with tiles, a single picture occupies all threads; without tiles, each thread takes a picture
             if reader.preprocess.tile is not None:
-                return [work(picture) for picture in pictures]
+                return [summarise_picture(picture) for picture in pictures]
             with workers(leave_out.model.roi.device) as map_in_threads:
-                return map_in_threads(work, pictures)
+                return map_in_threads(summarise_picture, pictures)
         except ExcludedPictureError:
             raise InputError("this method cannot leave out a picture: leave out --tile and --light") from None
 
@@ -390,7 +393,8 @@ def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     tiles_means, whole_means = zip(*(summary.means for summary in with_whole_view), strict=True)
     tiles_mean = np.mean(tiles_means)
     whole_mean = np.mean(whole_means)
-    tiles_peak = _upper_half_mean([summary.maxima[0] for summary in with_whole_view])
+    tiles_maxima = [summary.maxima[0] for summary in with_whole_view]
+    tiles_peak = _upper_half_mean(tiles_maxima)
     whole_peak = _upper_half_mean([summary.whole_peak for summary in with_whole_view])
     whole_range = whole_peak - whole_mean
     # without a peak above the mean, of tiles and of whole views, there is no factor between their ranges
@@ -412,7 +416,12 @@ def _upper_half_mean(values: Sequence[float]) -> float:
 
 
 def draw_pictures(
-    pictures: Sequence[int], groups: Sequence[int], learnt: int, lights: int, rate: float, seed: int
+    pictures: Sequence[int],
+    groups: Sequence[int],
+    learnt_count: int,
+    light_count: int,
+    rate: float,
+    seed: int,
 ) -> list[int]:
     """Choose at random the pictures that are judged in each further light; return them sorted.
 
@@ -422,34 +431,34 @@ def draw_pictures(
     Args:
         pictures: Numbers of the pictures to draw from.
         groups: Group of each picture of the fit.
-        learnt: Number of pictures learnt from.
-        lights: Number of further lights.
+        learnt_count: Number of pictures learnt from.
+        light_count: Number of further lights.
         rate: False-alarm rate.
         seed: Seed of the draw.
     """
     min_groups = min_calibration_size(rate / MIN_RANK)
-    min_pictures = _enough_pictures(learnt, lights, rate)
+    min_pictures = _enough_pictures(learnt_count, light_count, rate)
     drawn: list[int] = []
-    members = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
-    order = Stream.LIGHTS.rng(seed).permutation(len(members)).tolist()
-    for drawn_groups, group in enumerate(order):
-        if drawn_groups >= min_groups and len(drawn) >= min_pictures:
+    pictures_of_groups = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
+    order = Stream.LIGHTS.rng(seed).permutation(len(pictures_of_groups)).tolist()
+    for drawn_group_count, place in enumerate(order):
+        if drawn_group_count >= min_groups and len(drawn) >= min_pictures:
             break
-        drawn += members[group]
+        drawn += pictures_of_groups[place]
     return sorted(drawn)
 
 
-def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
+def _enough_pictures(learnt_count: int, light_count: int, rate: float) -> int:
     """Return the number n of pictures to judge in all further lights, at less cost than the fit.
 
-    n is about `learnt` / (2 * `lights`): so n * `lights` pictures are judged, half as many as were learnt
-    from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then uses the full
-    rate.
+    n is about `learnt_count` / (2 * `light_count`): so n * `light_count` pictures are judged, half as many as
+    were learnt from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then
+    uses the full rate.
 
     Args:
-        learnt: Number of pictures learnt from.
-        lights: Number of further lights.
+        learnt_count: Number of pictures learnt from.
+        light_count: Number of further lights.
         rate: False-alarm rate.
     """
-    rank = math.ceil((learnt / (2 * lights) + 1) * rate - ROUNDING)
+    rank = math.ceil((learnt_count / (2 * light_count) + 1) * rate - ROUNDING)
     return math.ceil(rank / rate - ROUNDING) - 1

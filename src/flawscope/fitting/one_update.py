@@ -42,10 +42,9 @@ RECALIBRATED = "recalibrated"
 RETRAINED = "retrained"
 BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
 BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: retrain_model}
-MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
-BLAME_SHARE = (
-    0.5  # share of a defect's loss of score that makes a correction responsible, if it alone causes it
-)
+MAX_TRIED_CORRECTIONS = 12  # corrections that are tried one by one, and lost defects that each is tried on
+# Share of a defect's loss of score: a correction that causes so much without the others is responsible
+BLAME_SHARE = 0.5
 
 
 class PowerLostError(InputError):
@@ -117,21 +116,21 @@ def update_one(
     to_learn = [picture for picture in sure_pictures if picture.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
     has_nothing_new = how == EXTENDED and not unsure and not _has_new(sure_pictures, old, train_hashes)
-    rests = has_nothing_new or bool(unreadable and not usable)
+    stays_unchanged = has_nothing_new or bool(unreadable and not usable)
     job = Job(old, active, sure_pictures, to_learn, new, before, good, whole, options)
-    candidates = [_unchanged(job)] if rests else BUILDERS[how](job)
-    hidden = _HiddenDefects()
-    if how == EXTENDED and options.check and not rests:
-        hidden = _score_simulated(active, old, candidates, device, step)
-    compared = _first_of_copies([picture for picture in usable if picture.number in before])
-    best = _choose_candidate(candidates, active, whole, compared, before, options.fair, hidden)
+    candidates = [_unchanged(job)] if stays_unchanged else BUILDERS[how](job)
+    simulated = _SimulatedScores()
+    if how == EXTENDED and options.check and not stays_unchanged:
+        simulated = _score_simulated(active, old, candidates, device, step)
+    compared_pictures = _first_of_copies([picture for picture in usable if picture.number in before])
+    best = _choose_candidate(candidates, active, whole, compared_pictures, before, options.fair, simulated)
     known_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
     learnt = [picture.number for picture in to_learn if picture.digest in known_hashes]
     first_candidate, _ = candidates[0]
     is_threshold_kept = best.predictor is not first_candidate
     responsible: list[int] = []
     if best.refused:
-        responsible = _find_responsible(best, how, learnt, old, new, hidden.defects, device, step)
+        responsible = _find_responsible(best, how, learnt, old, new, simulated.defects, device, step)
     return Update(
         best,
         how,
@@ -139,7 +138,7 @@ def update_one(
         sorted(unsure),
         contradictory,
         unreadable,
-        rests=rests,
+        rests=stays_unchanged,
         inside=[picture.number for picture in usable if not picture.good and picture.digest in train_hashes],
         drawn=0 if is_threshold_kept else _count_drawn(best.predictor, sure_pictures),
         kept=is_threshold_kept,
@@ -195,12 +194,12 @@ def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: C
 
 
 @dataclass(frozen=True)
-class _HiddenDefects:
-    """Simulated defects on a model's samples; without them nothing is compared.
+class _SimulatedScores:
+    """Simulated defects on a model's samples, and their scores; empty if nothing is compared.
 
     Attributes:
         defects: The simulated defects; None: there are none.
-        scores: Scores of the model and of its successor, by the defect's number.
+        scores: Scores by the model and by its successor, by the defect's number.
         carriers: Name of the sample that carries each defect, by the defect's number.
     """
 
@@ -211,7 +210,7 @@ class _HiddenDefects:
 
 def _score_simulated(
     active: Predictor, old: Artefact, candidates: Sequence[Candidate], device: str, step: ProgressCallback
-) -> _HiddenDefects:
+) -> _SimulatedScores:
     """Score simulated defects by the active model and the first candidate.
 
     An exported active model is represented by `old`, the trained model.
@@ -219,12 +218,13 @@ def _score_simulated(
     torch_model = active.artefact if active.session.runtime == "torch" else old
     defects = defects_on_samples(torch_model, device)
     if defects is None:
-        return _HiddenDefects()
+        return _SimulatedScores()
     first_candidate, _ = candidates[0]
-    scores = score_with_models(defects, [defects.model, first_candidate.detector], step=step)
+    active_detector = defects.model
+    scores = score_with_models(defects, [active_detector, first_candidate.detector], step=step)
     samples = [str(sample["name"]) for sample in torch_model.manifest.samples]
     carriers = {number: samples[defects.picture_of(number)] for number in scores}
-    return _HiddenDefects(defects, scores, carriers)
+    return _SimulatedScores(defects, scores, carriers)
 
 
 def _choose_candidate(
@@ -234,7 +234,7 @@ def _choose_candidate(
     judged: Sequence[ReviewedPicture],
     before: dict[int, Score],
     fair: bool,
-    hidden: _HiddenDefects,
+    simulated: _SimulatedScores,
 ) -> Comparison:
     """Compare candidates with the active model, and return the comparison of the best candidate.
 
@@ -249,25 +249,25 @@ def _choose_candidate(
         judged: Pictures that people judged.
         before: Scores of the judged pictures by the active model, by number.
         fair: Whether the user calls the drawn pictures a fair sample.
-        hidden: Simulated defects.
+        simulated: Scores of simulated defects.
     """
     sample = [picture for picture in judged if picture.drawn] if fair else []
     best: Comparison | None = None
     for model, score in candidates:
         after = score(judged)  # scores by the picture's number
-        scored = [picture for picture in sample if picture.number in after]
-        unlike = _is_unlike(model, active, scored, after)
+        scored_sample = [picture for picture in sample if picture.number in after]
+        unlike = _is_unlike(model, active, scored_sample, after)
         comparison = Comparison(
             model,
             active.calibration,
             judged,
             before,
             after,
-            hidden.scores,
-            whole(active.manifest),
-            whole(model.manifest),
-            unlike,
-            hidden.carriers,
+            simulated=simulated.scores,
+            whole_before=whole(active.manifest),
+            whole_after=whole(model.manifest),
+            unlike=unlike,
+            carriers=simulated.carriers,
         )
         if best is None or comparison.loss < best.loss:
             best = comparison
@@ -280,7 +280,7 @@ def _choose_candidate(
 def _is_unlike(
     model: Predictor, active: Predictor, sample: Sequence[ReviewedPicture], after: Mapping[int, Score]
 ) -> bool:
-    """Whether the active model raises more alarms on a sample than it would on a fair sample by chance.
+    """Whether the active model raises too many alarms on a sample for this to be a fair sample.
 
     Args:
         model: The next model, which knows the pictures' units.
@@ -318,7 +318,7 @@ def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
 
 
 def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
-    """Return the unit of each picture in a model; a picture that the model does not know has its own unit."""
+    """Return the unit that each picture has in a model; a picture that it does not know is its own unit."""
     known_units = {row.hash: row.unit for row in model.manifest.pictures}
     units = []
     for place, picture in enumerate(pictures):
@@ -369,21 +369,22 @@ def find_defect_like(
         pictures: Pictures that can be used.
         before: The active model's scores of the pictures, by number.
     """
-    scored = [picture for picture in pictures if picture.number in before]
-    defect_scores = [before[picture.number] for picture in scored if not picture.good]
-    severities = [score.severity for score in defect_scores if score.anomalous]
+    scored_pictures = [picture for picture in pictures if picture.number in before]
+    defect_scores = [before[picture.number] for picture in scored_pictures if not picture.good]
+    found_severities = [score.severity for score in defect_scores if score.anomalous]
     strength_by_number = {}
-    for picture in scored:
-        if picture.learn:
+    for picture in scored_pictures:
+        if picture.learn:  # a false alarm
             score = before[picture.number]
             strength_by_number[picture.number] = Strength(score.score, score.severity)
-    return defect_like(strength_by_number, severities, old.manifest.suspicious_above)
+    return defect_like(strength_by_number, found_severities, old.manifest.suspicious_above)
 
 
 def _fence_severity(old: Artefact) -> float | None:
-    """Return the fence as a severity: above it, a picture is farther out than good ones are.
+    """Return the severity above which a picture is farther out than good ones are.
 
-    `fit` sets the fence, as a score. None: there is no fence, or it is not above the score threshold.
+    It follows from the fence, the score above which `fit` calls a good picture suspicious. None: there is no
+    fence, or it is not above the score threshold.
     """
     fence = old.manifest.suspicious_above
     if fence is None:
@@ -404,9 +405,9 @@ def _find_responsible(
 ) -> list[int]:
     """Return the numbers of the corrections that cause the loss of defects, farthest out first.
 
-    A correction causes a loss if, learnt alone, it lowers the score of a lost defect by at least
-    `BLAME_SHARE` of the decrease by all corrections together. If there is no such correction, all are
-    returned.
+    A correction causes a loss if a model that learns only this correction gives a lost defect a lower score:
+    lower by at least `BLAME_SHARE` of the decrease by all corrections together. If there is no such
+    correction, all are returned.
 
     Args:
         comparison: The comparison of the next model.
@@ -443,33 +444,33 @@ def _find_responsible(
             for number in lost_simulated:
                 (score,) = simulated_scores[number]
                 scores.append(score)
-        pairs = zip(changes, scores, strict=True)
-        if any(_causes_loss(before, after, score) for (before, after), score in pairs):
+        changes_and_scores = zip(changes, scores, strict=True)
+        if any(_causes_loss(before, after, score) for (before, after), score in changes_and_scores):
             responsible.append(correction.number)
     return responsible or all_numbers
 
 
-def _causes_loss(before: float, after: float, alone: float) -> bool:
-    """Whether before - alone >= `BLAME_SHARE` * (before - after), where the score has decreased.
+def _causes_loss(before: float, after: float, after_one: float) -> bool:
+    """Whether before - after_one >= `BLAME_SHARE` * (before - after), where the score has decreased.
 
     Args:
         before: The defect's score before the update.
         after: The defect's score after the update with all corrections.
-        alone: The defect's score after an update with one correction alone.
+        after_one: The defect's score after an update with a single correction.
     """
-    return before > after and before - alone >= BLAME_SHARE * (before - after)
+    return before > after and before - after_one >= BLAME_SHARE * (before - after)
 
 
 def _score_readable(
-    model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]
+    model: Predictor, update_pictures: UpdatePictures, pictures: Sequence[ReviewedPicture]
 ) -> list[float]:
-    """Return a model's scores of pictures of an update.
+    """Return a model's scores of some pictures of an update.
 
     Raises:
         InputError: A picture cannot be judged.
     """
-    places = [new.place(picture) for picture in pictures]
-    predictions = dict(predict_decoded(model, new.table.pictures, places))
+    places = [update_pictures.place(picture) for picture in pictures]
+    predictions = dict(predict_decoded(model, update_pictures.table.pictures, places))
     scores = []
     for place in places:
         prediction = predictions[place]

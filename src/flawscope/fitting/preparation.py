@@ -105,7 +105,8 @@ def pop_options(record: type[R], options: dict[str, Any]) -> R:
     Raises:
         InputError: An option has the wrong type.
     """
-    values = {f.name: options.pop(f.name) for f in fields(record) if f.name in options}
+    names = [record_field.name for record_field in fields(record)]
+    values = {name: options.pop(name) for name in names if name in options}
     types = types_of(record)
     for name, value in values.items():
         require_type(name, value, types[name])
@@ -160,11 +161,11 @@ def prepare(
     # Networks are checked before the pictures are read. The detector that is built for the check is used
     # later, unless the pictures change its settings.
     checked_config = config
-    checked_detector = None
+    checked_detector_and_origin = None
     if settings is None:
-        checked_detector = check_networks(method, config, options)
+        checked_detector_and_origin = check_networks(method, config, options)
     elif networks_of is not None:
-        checked_detector = create_detector(method, config, inside=None, networks_of=networks_of)
+        checked_detector_and_origin = create_detector(method, config, inside=None, networks_of=networks_of)
     pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures)
     if settings is None:  # complete settings stay as they are
@@ -173,8 +174,8 @@ def prepare(
     preprocess, roi = steps.see(frames.of(config), pictures)
     # with tiles, views mark the pixels outside the region; without tiles, the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
-    if checked_detector is not None and inside is None and config == checked_config:
-        model, origin = checked_detector
+    if checked_detector_and_origin is not None and inside is None and config == checked_config:
+        model, origin = checked_detector_and_origin
     else:
         model, origin = create_detector(method, config, inside, networks_of)
     defects, unusable = read_defects(pictures.chosen.pairs, preprocess, roi, say)
@@ -186,7 +187,7 @@ def prepare(
     reader = Reader(
         pictures.chosen.sources,
         preprocess,
-        set(),
+        known=set(),
         names=pictures.chosen.names,
         defects={digest: images_of_defect[0].name for digest, images_of_defect in defects.items()},
         near_looks=near_looks,
@@ -206,7 +207,7 @@ def prepare(
         settle=reader.without_copies,
         seen=[image for images_of_defect in defects.values() for image in images_of_defect],
         decoded_bytes=pictures.surveyed.largest,
-        views=TaskViews(pictures.views),
+        views=TaskViews(pictures.views_per_part),
         say=say,
         step=step,
     )
@@ -254,7 +255,7 @@ class _Pictures:
     Attributes:
         chosen: The pictures that the fit reads.
         pattern: Pattern of parts in views; None: there is none.
-        views: Number of views of a part, on average.
+        views_per_part: Number of views of a part, on average.
         surveyed: Sizes and levels of the pictures.
         preprocess: Preprocessing of the pictures, before frames are found.
         decoded: The pictures, decoded.
@@ -263,7 +264,7 @@ class _Pictures:
 
     chosen: _ChosenPictures
     pattern: PartPattern | None
-    views: float
+    views_per_part: float
     surveyed: Survey
     preprocess: Preprocess
     decoded: DecodedPictures
@@ -373,9 +374,9 @@ class _Steps:
                 self.say(line)
         pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
-        # a method that holds nothing out needs no reserved pictures: it is calibrated on those learnt from
+        # a method that holds nothing out is calibrated on the pictures learnt from: it needs no reserved ones
         sources = [*learnt, *reserved] if method.holds_out else [*learnt]
-        if len(names):
+        if len(names):  # `names` also name the reserved pictures, which come last
             source_names = picture_names([*learnt, *reserved], names)[: len(sources)]
         else:
             source_names = relative_names(sources)
@@ -401,7 +402,7 @@ class _Steps:
         if parts is not None:
             check_one_each(len(chosen.sources), part=parts)
         part_of = part_reader(chosen.names, which.group or which.part, pattern)
-        views = 1.0 if pattern is None else _mean_views(chosen.names, pattern)
+        views_per_part = 1.0 if pattern is None else _mean_view_count(chosen.names, pattern)
         channels = self.how.channels
         if isinstance(channels, str):
             channels = Channels.of(channels, chosen.sources)
@@ -419,7 +420,7 @@ class _Steps:
             first_look = FirstLook([*parts])
         for line in (*first_look.remarks, *surveyed.remarks):
             self.say(line)
-        return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, first_look)
+        return _Pictures(chosen, pattern, views_per_part, surveyed, preprocess, decoded, first_look)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
         """Learn how to find the parts in the pictures, as the option `align` says, and report the result.
@@ -430,18 +431,19 @@ class _Steps:
         preprocess = pictures.preprocess
         seen_pictures = pictures.first_look.seen_pictures
         small = [picture.small for picture in seen_pictures if picture.small is not None]
-        chosen = aligned = None
+        choice_line = None
+        aligned = None  # parts that `poses_needed` has aligned; None: it has aligned none
         kind: PoseKind | None = None
         if self.how.align == "auto":  # `fit --auto` chooses frames in the same way
             needed = poses_needed(small)
             if needed is not None:
                 kind, aligned = needed
-            chosen = f"align auto: {kind or 'none'}, as the parts lie in the good pictures"
-            self.say(chosen)
+            choice_line = f"align auto: {kind or 'none'}, as the parts lie in the good pictures"
+            self.say(choice_line)
         elif self.how.align != "none":
             kind = self.how.align
         if kind is None:
-            return _Frames(preprocess, chosen=chosen)
+            return _Frames(preprocess, chosen=choice_line)
         learnt = None
         if self.how.several:
             learnt = learn_part_finding(pictures.decoded, preprocess, kind)
@@ -453,7 +455,7 @@ class _Steps:
         self.say(Detail(description) if np.isfinite(reference.errors).all() else description)
         several = None if learnt is None else learnt.settings
         preprocess = replace(preprocess, reference=reference, several=several)
-        return _Frames(preprocess, learnt, chosen)
+        return _Frames(preprocess, learnt, choice_line)
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Return settings whose sizes have the aspect ratio of the pictures.
@@ -461,9 +463,13 @@ class _Steps:
         Where parts are aligned, sizes stay as they are: an aligned part's frame is a square.
         """
         sizes = [size for size in pictures.surveyed.sizes if size is not None]
-        mixed = mixed_sizes(sizes) if pictures.pattern is None else ""  # views of a part may differ in size
-        if mixed:
-            self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
+        # views of a part may differ in size
+        several_sizes = mixed_sizes(sizes) if pictures.pattern is None else ""
+        if several_sizes:
+            self.say(
+                f"pictures of several sizes: {several_sizes}; "
+                "of several cameras, give each a model of its own"
+            )
         if frames.preprocess.reference is not None:
             return config
         config_in_form = config.in_form(sizes)
@@ -483,9 +489,9 @@ class _Steps:
             if tiles:
                 config = registry.configure(self.method, self.preset, {**self.options, **tiles})
         elif config.tile is None and not how.several:
-            remark = reduction_remark(sizes, config.sizes[-1])
-            if remark:
-                self.say("; ".join(remark))
+            remark_and_remedy = reduction_remark(sizes, config.sizes[-1])
+            if remark_and_remedy:
+                self.say("; ".join(remark_and_remedy))
         reference = frames.preprocess.reference
         masked = reference is not None or (config.tile is not None and how.roi is not None)
         upright = reference is not None and reference.rotates
@@ -519,7 +525,10 @@ class _Steps:
         return {"tile": tile, "scale": scale}
 
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
-        """Return the preprocessing with normalization of light, and the region [H, W]; None: all counts."""
+        """Return the preprocessing with normalization of light, and the region of interest.
+
+        The region is a mask [H, W]; None: all counts.
+        """
         region = None
         if self.how.roi is not None:
             chosen = pictures.chosen
@@ -530,7 +539,7 @@ class _Steps:
         return replace(preprocess, normalization=normalization), region
 
 
-def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
+def _mean_view_count(names: Sequence[str], pattern: PartPattern) -> float:
     """Return the number of views of a part, on average."""
     parts = {view.part for view in pattern.parse_all(names)}
     return len(names) / max(1, len(parts))
@@ -578,8 +587,8 @@ def check_networks(
         names: Names of the settings that the user gave.
 
     Returns:
-        If the user chose networks, the detector, which is built to check them, and the origin of its weights.
-        Else None.
+        The detector and the origin of its weights, if the user chose networks: the detector is built to check
+        them. None: the user chose no networks.
 
     Raises:
         InputError: A network is not available.

@@ -53,7 +53,7 @@ class Recipe:
         for flag in flags.split("--"):
             name, _, value = flag.strip().partition(" ")
             if name:
-                options[name.replace("-", "_")] = value or True
+                options[name.replace("-", "_")] = value or True  # True: a flag without a value
         return cls(options)
 
     def with_options(self, **options: object) -> Recipe:
@@ -62,7 +62,7 @@ class Recipe:
 
 
 def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArray[Any]]) -> Iterator[Recipe]:
-    """Yield recipes that find the part, or several parts, if their places differ between good pictures.
+    """Yield recipes that find the part, or several parts, if parts lie differently in the good pictures.
 
     Args:
         sources: The good pictures.
@@ -72,8 +72,8 @@ def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArr
     if several_parts is not None:
         yield several_parts
         return
-    small = [Preprocess().small(load(number)) for number in range(len(sources))]
-    needed = poses_needed(small, full=True)
+    small_pictures = [Preprocess().small(load(number)) for number in range(len(sources))]
+    needed = poses_needed(small_pictures, full=True)
     if needed is not None:
         yield Recipe({"align": needed.kind})
 

@@ -48,7 +48,8 @@ def check_region(
     spec, picture_name = split_picture(roi)
     possible_sizes = sizes
     if picture_name:
-        possible_sizes = DecodedPictures([_region_picture(picture_name, sources, names)]).survey().sizes
+        picture = _region_picture(picture_name, sources, names)
+        possible_sizes = DecodedPictures([picture]).survey().sizes
     region_size = drawn_size(spec)
     known_sizes = sorted({size for size in possible_sizes if size is not None})
     if region_size is None or not known_sizes:
@@ -102,8 +103,8 @@ def learn_region(
 
     A region that names a picture was drawn on that picture. Without a name, the first picture is used if
     parts are aligned (the region then moves with the part), if the aspect is kept, if pictures are corrected,
-    or if the region is a box in pixels. Else no picture is needed: the region is the same share of each. A
-    region is always given on pictures as taken, before corrections.
+    or if the region is a box in pixels. Else no picture is needed: the region is the same share of each
+    picture. A region is always given on pictures as taken, before corrections.
 
     Args:
         roi: The region.
@@ -139,6 +140,6 @@ def learn_region(
             "--roi REGION@PICTURE"
         )
     mask = read_roi(spec, how, [frame.placed for frame in views.frames])
-    moves = "" if how.reference is None else ", and moves with the part"
-    say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
+    motion = "" if how.reference is None else ", and moves with the part"
+    say(f"region of interest: drawn on {name}{motion}; {mask.mean():.0%} of what the network sees counts")
     return mask

@@ -47,10 +47,10 @@ def score_samples(model: Detector, names: Sequence[str], packed: Array, images: 
             batch = torch.from_numpy(image)[None].to(model.roi.device)
             started_at = time.monotonic()
             features = model.embed(batch)
-            counted = model.inside(batch)
-            score, anomaly_map = model.score(features, counted)
+            inside = model.inside(batch)
+            score, anomaly_map = model.score(features, inside)
             seconds.append(time.monotonic() - started_at)
-            has_tie = bool(model.ties(features, counted)[0])
+            has_tie = bool(model.ties(features, inside)[0])
             map_maximum = float(anomaly_map.max())
             answers.append(
                 {"name": name, "score": float(score[0]), "map_maximum": map_maximum, "tie": has_tie}

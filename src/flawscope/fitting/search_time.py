@@ -52,6 +52,7 @@ class LearningClock:
         if stage != FEATURES:
             return
         self._pictures_done = self._pictures * done / total
+        # if all features are done at once, the time is divided by all pictures
         is_first_step = not self._pictures_before and done < total
         if is_first_step:
             self._since = self._now()
@@ -111,7 +112,8 @@ class SearchTime:
             return self._taken[recipe.flags]
         as_given = self._taken.get("", Taken(0.0))  # time of the settings as given
         picture_seconds = relative_cost(recipe) * as_given.picture
-        return Taken(as_given.fit - as_given.picture + picture_seconds, picture_seconds)
+        rest_of_fit = as_given.fit - as_given.picture
+        return Taken(rest_of_fit + picture_seconds, picture_seconds)
 
     def trial_seconds(self, recipe: Recipe, tried: Round) -> float:
         """Return about how many seconds settings take in a round; 0: not known."""
@@ -154,8 +156,8 @@ class SearchTime:
         trial_seconds = sum(self.trial_seconds(recipe, tried) for recipe in recipes)
         final = max(self.final_seconds(recipe, pictures) for recipe in (chosen, *recipes))
         needed = math.ceil((self.spent + trial_seconds + RESERVE * final) / 60)
-        one_more = math.ceil((self.until - self.began) / 60) + 1
-        return max(needed, one_more)
+        one_more_than_now = math.ceil((self.until - self.began) / 60) + 1
+        return max(needed, one_more_than_now)
 
     def can_end(self, recipe: Recipe, pictures: int) -> bool:
         """Whether the fit to all pictures, begun now, would end before it is too late."""
@@ -167,7 +169,8 @@ class SearchTime:
             return
         final = self.final_seconds(recipe, pictures)
         minutes = (self.until - self.began) / 60
-        needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(minutes)) + 1
+        expected_minutes = math.ceil((self.spent + RESERVE * final) / 60)
+        needed = max(expected_minutes, math.ceil(minutes)) + 1
         raise InputError(
             f"{minutes:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
             f"about {format_duration(final)} here, beside {format_duration(self.spent)} of trials; give "

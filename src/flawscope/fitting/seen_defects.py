@@ -35,8 +35,8 @@ def seen_defect_pairs(
     """Return the seen defects that the user chose, each with its masks.
 
     Args:
-        seen: The choice: a number of defects, a folder, a list file, or pairs of picture and mask. No defects
-            are chosen by 0 or by an empty list.
+        seen: The choice: a number of defects, a folder, a list file, or pairs of picture and mask. The choice
+            of 0 or of an empty list is no defects.
         method: The method that learns from them.
         seed: Seed by which defects of the data set are chosen.
         dataset: Data set whose defects a number chooses; None: there is none.
@@ -50,7 +50,9 @@ def seen_defect_pairs(
         return []
     if not method.takes_seen_defects:
         raise InputError(f"{method.name} learns from good pictures only: leave out --seen, or take prnet")
-    if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
+    if isinstance(seen, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in seen
+    ):
         pairs = [(picture, mask if isinstance(mask, list) else [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
         items = choose_seen(seen, dataset, seed, say)
@@ -88,8 +90,9 @@ def read_defects(
         try:
             picture = preprocess.decode(source, name)
             marked = union_masks(masks, picture.shape[:2], name)
-            if remark := marks_most(marked):
-                say(f"warning: the mask of {name} {remark}")
+            mask_remark = marks_most(marked)  # a text; empty: there is no remark
+            if mask_remark:
+                say(f"warning: the mask of {name} {mask_remark}")
             views = preprocess.cut(picture, name, roi)
             defect_images = list(_defect_images(views, preprocess.corrected_mask(marked)))
             if not defect_images:

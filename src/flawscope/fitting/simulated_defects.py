@@ -55,10 +55,10 @@ T = TypeVar("T")
 
 
 def draw_carriers(judged: JudgedFit, views: TrainingViews, seed: int) -> dict[int, Picture]:
-    """Choose, for each picture with a score, a random view that carries simulated defects.
+    """Choose at random, for each picture with a score, the view that carries simulated defects.
 
     Returns:
-        The row of each picture, by the number of the chosen view.
+        The row of each picture, by the number of the view that is chosen for this picture.
     """
     if views.are_pictures:
         return {picture: judged.rows[picture] for picture in judged.scored}
@@ -97,9 +97,9 @@ def score_simulated_defects(
     model = leave_out.model
     started_at = time.monotonic()
     until = started_at + max(MIN_SECONDS, TIME_SHARE * (started_at - fit_began_at))
-    has_limit = task.budget.until is not None
-    if task.budget.until is not None:
-        until = min(until, task.budget.until)
+    time_limit = task.budget.until
+    if time_limit is not None:
+        until = min(until, time_limit)
     # a picture that is called anomalous without a defect cannot show that a defect is found
     passed = [view for view, row in carriers.items() if _is_passed(row, calibration, parts)]
     defects = SimulatedDefects(model, task.load, passed or [*carriers])
@@ -114,7 +114,8 @@ def score_simulated_defects(
         answer = leave_out.score(task.groups[view], features, inside)
         if answer is None:
             return
-        scores[number] = _finite_score(answer[0])
+        score, _ = answer
+        scores[number] = _finite_score(score)
         if model.config.tile is not None:
             return  # a tile's map shows only a piece of a defect that reaches into the next tile
         sizes = _doubted_sizes(answer, calibration, model)
@@ -122,20 +123,20 @@ def score_simulated_defects(
             size_ratios.append(defects.sizes[number] / sizes)
 
     done = 0
-    count = len(DEFECT_SIZES)  # defects in the next batch
-    while count:  # until no further batch fits into the time
+    batch_size = len(DEFECT_SIZES)  # defects in the next batch
+    while batch_size:  # until no further batch fits into the time
         batch_began_at = time.monotonic()
-        embed_pictures(model, defects.load, range(done, done + count), store)
-        done = done + count
+        embed_pictures(model, defects.load, range(done, done + batch_size), store)
+        done = done + batch_size
         now = time.monotonic()
-        defects_per_thread = min(count, BATCH)  # on a CPU, a thread scores these one after the other
+        defects_per_thread = min(batch_size, BATCH)  # on a CPU, a thread scores these one after the other
         seconds_per_defect = (now - batch_began_at) / defects_per_thread
-        fitting_count = int((until - now) / (BLOCK_MARGIN * seconds_per_defect))
+        count_in_time = int((until - now) / (BLOCK_MARGIN * seconds_per_defect))
         remaining = MAX_PER_SIZE * len(DEFECT_SIZES) - done
-        count = _next_batch(fitting_count, remaining, model.roi.device)
-        if not has_limit:
-            count = max(count, MIN_TRIED - done)
-        task.step("simulated defects", done, done + count)
+        batch_size = _next_batch(count_in_time, remaining, model.roi.device)
+        if time_limit is None:
+            batch_size = max(batch_size, MIN_TRIED - done)
+        task.step("simulated defects", done, done + batch_size)
     numbers = sorted(scores)
     names = {number: carriers[defects.picture_of(number)].name for number in numbers}
     scores_by_size = _group_by_size(numbers, scores)
@@ -180,9 +181,9 @@ def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None)
 def _doubted_sizes(answer: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
     """Return the largest length, width and area [3] of a map's doubted places, in pixels.
 
-    A region of the map is above the mask's threshold. Its doubted place is the larger connected part of the
-    map around the region, above the lower doubted level. None: the picture is called good, has no region, or
-    a doubted place reaches the edge; no tolerance applies then.
+    A region of the map is above the mask's threshold. The doubted level is lower than this threshold: the
+    doubted place of a region is the larger area around it where the map is above this level. None: the
+    picture is called good, has no region, or a doubted place reaches the edge; no tolerance applies then.
     """
     score, maps = answer
     anomaly_map = maps[0].cpu().numpy()
@@ -192,7 +193,7 @@ def _doubted_sizes(answer: LeftOut, calibration: Calibration, model: Detector) -
     is_doubted = anomaly_map > doubted_level(lowest_colour, calibration.mask_threshold)
     labels, doubted_places = connected_parts(is_doubted)
     labels_of_regions = np.unique(labels[anomaly_map > calibration.mask_threshold])
-    places = [doubted_places[label - 1] for label in labels_of_regions]
+    places = [doubted_places[label - 1] for label in labels_of_regions]  # label 0 is the background
     inside = without_edge(model.roi.cpu().numpy())
     if not places or not all(inside[place].all() for place in places):
         return None
@@ -204,15 +205,15 @@ def _finite_score(score: Tensor) -> float:
     return float(score[0].nan_to_num(torch.finfo(torch.float32).max))
 
 
-def _next_batch(fitting_count: int, remaining: int, device: torch.device) -> int:
+def _next_batch(count_in_time: int, remaining: int, device: torch.device) -> int:
     """Return the number of defects to score next, equally many of each size.
 
     Args:
-        fitting_count: Number of defects that can be scored one after the other in the remaining time.
+        count_in_time: Number of defects that can be scored one after the other in the remaining time.
         remaining: Number of defects that remain.
         device: Device that scores them.
     """
-    count = fitting_count
+    count = count_in_time
     if device.type != "cpu":
         count = min(count, GPU_BATCH)
     elif count >= BATCH:  # every thread scores a batch at the same time
@@ -238,7 +239,7 @@ class _GoodPicture(NamedTuple):
 class SimulatedDefects:
     """Simulated defects by number: all sizes in turn on a picture, then the next picture.
 
-    A defect depends on its number alone, and so does its contrast. The logarithms of the contrasts fill
+    A defect and its contrast depend only on the defect's number. The logarithms of the contrasts fill
     `CONTRAST_RANGE` evenly at each size.
 
     Args:
@@ -272,7 +273,7 @@ class SimulatedDefects:
         """Learn how the part is found in the pictures.
 
         The part is found by the background that pictures share, if a third of the time is enough to learn the
-        background. Else the part is found in each picture alone.
+        background. Else the part is found in each picture without the other pictures.
 
         Args:
             seconds: Time that there is.
@@ -302,7 +303,7 @@ class SimulatedDefects:
     def load(self, number: int) -> Tensor | None:
         """Return a good picture with a defect, [3, H, W] float32 in 0..1, padding marked.
 
-        Outside the defect its values are exactly those of the good picture. The defect's contrast and sizes
+        Outside the defect, the values are exactly those of the good picture. The defect's contrast and sizes
         are stored in `contrasts` and `sizes`. None: the good picture cannot be read, or is too small.
         """
         carrier = self.picture_of(number)
@@ -335,28 +336,28 @@ class SimulatedDefects:
 def _contrast(number: int) -> float:
     """Return the contrast of a defect by its number, in grey levels.
 
-    At each size, contrasts are spread evenly on a logarithmic scale, by multiples of the golden ratio. Each
-    size starts elsewhere.
+    At each size, contrasts are spread evenly on a logarithmic scale, by multiples of the golden ratio. The
+    first contrast differs from size to size.
     """
     size_number = number % len(DEFECT_SIZES)
     low, high = (math.log(level) for level in CONTRAST_RANGE)
     offset = (0.5 + size_number) / len(DEFECT_SIZES)
-    number_of_size = number // len(DEFECT_SIZES)  # number of the defect among those of its size
-    share = (number_of_size * GOLDEN + offset) % 1
+    number_within_size = number // len(DEFECT_SIZES)
+    share = (number_within_size * GOLDEN + offset) % 1
     return math.exp(low + share * (high - low))
 
 
 def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
     """Return simulated defects on a model's samples; None: it keeps no samples, or sees pictures in tiles.
 
-    The model, and models that are made from it, have learnt the samples. So only the defects raise the
-    samples' scores.
+    The model has learnt the samples, and so have the models that an update makes from it. So only the defects
+    raise the scores.
     """
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
         return None
     defects = SimulatedDefects(open_fitted(model, device).detector, samples.__getitem__, range(len(samples)))
-    defects.learn_part(math.inf)
+    defects.learn_part(seconds=math.inf)
     return defects
 
 
@@ -381,8 +382,12 @@ def score_with_models(
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
         batch = features[None]
-        counted = None if inside is None else inside[None]
-        scores[number] = tuple(_finite_score(model.score(batch, counted)[0]) for model in models)
+        inside_batch = None if inside is None else inside[None]
+        model_scores = []
+        for model in models:
+            score, _ = model.score(batch, inside_batch)
+            model_scores.append(_finite_score(score))
+        scores[number] = tuple(model_scores)
 
     embed_pictures(defects.model, defects.load, numbers, compare, step, "simulated defects")
     return scores

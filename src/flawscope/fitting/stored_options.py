@@ -50,7 +50,7 @@ def stored_settings(old: Artefact) -> PictureSettings:
 
 
 def refit_options(old: Artefact) -> dict[str, Any]:
-    """Return arguments of `fit` that make a model like a fitted one from other pictures, with its networks.
+    """Return arguments of `fit` for a model with a fitted model's options and networks, of other pictures.
 
     Raises:
         InputError: The model undistorts its pictures, which `fit` no longer does.

@@ -119,15 +119,16 @@ class Reader:
                 yield None
                 continue
             views = self.preprocess.cut(light(picture), self.names[index], self.roi)
-            if views.unusable:
+            reason = views.unusable  # empty: the views can be used
+            if reason:
                 with self._lock:
-                    self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
-            yield None if views.unusable else views.with_roi(self.region)
+                    self.failures[index] = f"with {light.name} {reason}, in {self.names[index]}"
+            yield None if reason else views.with_roi(self.region)
 
     def views(self, index: int) -> Views | None:
         """Return the network's views of picture `index`, and store its hash, appearance, look and size.
 
-        If the picture cannot be read, or its part is not found, the reason is put into `failures`, and the
+        If the picture cannot be read, or its part is not found, the reason is stored in `failures`, and the
         result is None.
         """
         try:
@@ -176,10 +177,10 @@ class Reader:
         raise InputError(f"none of the {count} pictures can be used; the first: {first_reason}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Leave out pictures whose pixels a picture of the model, an earlier picture or a seen defect has.
+        """Leave out copies: of a picture of the model, of an earlier picture, or of a seen defect.
 
-        Seen defects are added to `failures`, other pictures that are left out to `copies`. Hashes of the
-        remaining pictures are added to `known`.
+        Copies of seen defects are added to `failures`, the other copies to `copies`. Hashes of the remaining
+        pictures are added to `known`.
         """
         new_indices = []
         for index in indices:
@@ -248,7 +249,8 @@ class TrainingViews:
             self.frames = place_windows(reader.preprocess, frame_sizes, reader.roi, seed)
         view_counts = [1 + len(frame.windows) for frame in self.frames]
         self.first: list[int] = np.cumsum([0, *view_counts]).tolist()
-        self.are_pictures = len(self) == len(frame_counts)
+        picture_count = len(frame_counts)
+        self.are_pictures = len(self) == picture_count
         self._is_new: dict[int, bool] = {}  # number of a compared picture -> whether it is no copy
         self._lock = Lock()
         # by number of the picture; the picture used last stands at the end
@@ -286,7 +288,10 @@ class TrainingViews:
         return sum(self.frames[frame].judged for frame in self.frames_of(picture))
 
     def held_out_count(self) -> int:
-        """Estimate how many views are judged again if a tenth of pictures is held out; 0 without tiles."""
+        """Estimate the number of views that are judged again if a tenth of the pictures is held out.
+
+        Without tiles it is 0.
+        """
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
@@ -303,7 +308,7 @@ class TrainingViews:
         for frame in self.frames_of(picture):
             numbers = range(self.first[frame], self.first[frame + 1])
             windows = numbers[1:]  # the first view is the whole frame
-            carriers += windows or numbers
+            carriers += windows if windows else numbers
         return carriers
 
     # ---- pixels
@@ -316,17 +321,19 @@ class TrainingViews:
         if views is None:
             return None
         frame_views = views.frames[frame - self.first_frame[picture]]
-        window = number - self.first[frame]  # 0: the view of the whole frame
-        if window:
-            image: NDArray[np.float32] = frame_views.window(*self.frames[frame].windows[window - 1])
+        number_in_frame = number - self.first[frame]  # 0: the view of the whole frame
+        is_window = number_in_frame > 0
+        if is_window:
+            y, x = self.frames[frame].windows[number_in_frame - 1]
+            image: NDArray[np.float32] = frame_views.window(y, x)
         else:
             image = frame_views.images([0])[0]
         if self.are_pictures:
             return self.reader.to_tensor(image)
-        if (image[0] < 0).all():
+        if (image[0] < 0).all():  # padding is negative
             return None
         # the view of the whole frame stays in the cache, and must not change with this tensor
-        return self.reader.to_tensor(image if window else image.copy())
+        return self.reader.to_tensor(image if is_window else image.copy())
 
     def load_views(self, picture: int) -> Views | None:
         """Return the views of a picture; None: it cannot be read.
@@ -342,7 +349,8 @@ class TrainingViews:
             if not cached.is_read:
                 cached.views = self.reader.views(picture)
                 cached.is_read = True
-        with self._lock:  # the pictures used last stay, as many as `CACHE_BYTES` holds
+        # The pictures used last stay, as many as `CACHE_BYTES` holds; the one asked for always stays
+        with self._lock:
             free_bytes = CACHE_BYTES
             for number, item in reversed(list(self._cache.items())):
                 free_bytes -= item.bytes
@@ -362,7 +370,8 @@ class TrainingViews:
         stride = max(1, len(used) // count)
         images = dict[str, NDArray[np.float32]]()
         for picture in used[::stride][:count]:
-            image = self.load(self.numbers(picture)[0])
+            first_view = self.numbers(picture)[0]
+            image = self.load(first_view)
             if image is not None:
                 images[self.reader.names[picture]] = image.numpy()
         return images
@@ -385,7 +394,7 @@ class TrainingViews:
             groups=[task.groups[picture] for picture in picture_of_view],
             reserved=[number for picture in task.reserved for number in self.numbers(picture)],
             settle=self._without_copies,
-            views=TaskViews(len(self) / max(1, task.count), picture_of_view),
+            views=TaskViews(per_picture=len(self) / max(1, task.count), picture_of=picture_of_view),
             calibration_pictures=calibration_pictures,
         )
 
@@ -405,8 +414,8 @@ class TrainingViews:
     def to_pictures(self, fitted: Fitted) -> Fitted:
         """Convert a fit of views into one of pictures.
 
-        A picture gets the score of its worst view if all of its views have scores; with tiles, if any view
-        has a score.
+        A picture gets the score of its worst view. It gets none if any of its views has no score; with tiles,
+        if no view has a score.
         """
         score_by_suspect: dict[int, float] = {}
         for number, score in fitted.suspects.items():
@@ -459,4 +468,4 @@ def number_views(
         counts, errors = [*learnt.counts], [*learnt.count_errors]
     wrong = [number for number, error in enumerate(errors) if error not in ("", UNREAD)]
     # a picture without parts has one view: loading this view reports that no part is found
-    return TrainingViews(reader, [max(1, count) for count in counts], sizes, seed, wrong)
+    return TrainingViews(reader, [max(1, part_count) for part_count in counts], sizes, seed, wrong)

@@ -91,14 +91,14 @@ class Round:
         """
         if not self.count:
             return []
-        part = Foreground.of([self.load(i) for i in self.learnt[:PART_PICTURES]])
+        part = Foreground.of([self.load(picture) for picture in self.learnt[:PART_PICTURES]])
         return [self._simulate(number, part) for number in range(self.count)]
 
     def _simulate(self, number: int, part: Foreground) -> SimulatedPatch:
         """Simulate a defect on the part of a left-out picture.
 
         A defect's size is a share of the picture. So that large pictures get small defects, too, every other
-        defect is simulated in a window around a random pixel of the part, as if that were the picture.
+        defect is simulated in a window around a random pixel of the part: its size is a share of the window.
 
         Args:
             number: Number of the defect.
@@ -121,6 +121,7 @@ class Round:
             picture = np.ascontiguousarray(picture[rows, columns])
             part_mask = part_mask[rows, columns]
         scales = list(DefectScale)
+        # number // 2, so that each scale occurs with and without a window
         defect = simulate_defect(
             picture,
             rng,
@@ -149,7 +150,7 @@ def make_rounds(
     Args:
         load: Function that returns a good picture, [H, W, 3] uint8, by its number.
         order: Numbers of the good pictures, shuffled; each shows another part.
-        given: A person's defective pictures, shuffled. A round for which none are left gets the first ones.
+        given: A person's defective pictures, shuffled. If none are left for a round, it gets the first.
         seed: Seed of the simulated defects.
         can_simulate: Whether defects can be simulated.
     """

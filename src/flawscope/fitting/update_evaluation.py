@@ -133,32 +133,32 @@ def score_pictures(
     """
     calibration = predictor.calibration
     rows = predictor.manifest.pictures
-    # hash of a picture -> place of its score in `calibration.scores`
-    counted = {row.hash: place for place, row in enumerate(scored(rows))}
-    # hash -> score of pictures that do not decide the threshold
-    uncounted = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
-    learnt = {row.hash for row in rows if row.learnt}
-    needs_no_network = {*counted, *uncounted, *learnt, *known}
-    digest_at = {
+    # pictures that decide the threshold: hash -> place of the score in `calibration.scores`
+    place_by_counted_hash = {row.hash: place for place, row in enumerate(scored(rows))}
+    # other pictures with a score: hash -> score
+    uncounted_scores = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
+    learnt_hashes = {row.hash for row in rows if row.learnt}
+    needs_no_network = {*place_by_counted_hash, *uncounted_scores, *learnt_hashes, *known}
+    digest_by_place = {
         places[picture.digest]: picture.digest
         for picture in pictures
         if picture.digest not in needs_no_network
     }
-    predictions = predict_decoded(predictor, decoded, [*digest_at])
+    predictions = predict_decoded(predictor, decoded, [*digest_by_place])
     for done, (place, prediction) in enumerate(predictions, start=1):
-        step("judging", done, len(digest_at))
+        step("judging", done, len(digest_by_place))
         if not isinstance(prediction, InputError):
-            known[digest_at[place]] = prediction.score
+            known[digest_by_place[place]] = prediction.score
     scores: dict[int, Score] = {}
     for picture in pictures:
-        if picture.digest in counted:
-            place = counted[picture.digest]
+        if picture.digest in place_by_counted_hash:
+            place = place_by_counted_hash[picture.digest]
             without_picture = calibration.without_units([place])
             score = calibration.scores[place]
             scores[picture.number] = Score.of(without_picture, score, learnt=True)
-        elif picture.digest in uncounted:
-            scores[picture.number] = Score.of(calibration, uncounted[picture.digest], learnt=True)
-        elif picture.digest not in learnt and picture.digest in known:
+        elif picture.digest in uncounted_scores:
+            scores[picture.number] = Score.of(calibration, uncounted_scores[picture.digest], learnt=True)
+        elif picture.digest not in learnt_hashes and picture.digest in known:
             scores[picture.number] = Score.of(calibration, known[picture.digest])
     parts_of_product = whole.known_parts().get(ONE)
     if parts_of_product is None:  # the model decides on single pictures
@@ -249,7 +249,7 @@ class Comparison:
         ]
 
     def changed(self, numbers: Sequence[int], *, before: bool, after: bool) -> list[int]:
-        """Return the numbers of the pictures with these decisions by both models.
+        """Return the numbers of the pictures on which both models decide as given.
 
         Args:
             numbers: Numbers of the pictures to choose from.
@@ -275,7 +275,7 @@ class Comparison:
 
     @cached_property
     def _simulated_decisions(self) -> dict[int, tuple[bool, bool]]:
-        """Whether each simulated defect is found before and after, by its number."""
+        """Whether each simulated defect is found before and after the update, by the defect's number."""
         is_found_before = finder(self.whole_before)
         is_found_after = finder(self.whole_after)
         decisions = {}  # number of a defect -> (found before, found after)
@@ -290,10 +290,10 @@ class Comparison:
 
         A kind without measured defects is left out.
         """
-        counts: dict[str, list[int]] = {}  # [found before, found after, all]
+        counts: dict[str, list[int]] = {}
         if self.simulated:
-            before, after = zip(*self._simulated_decisions.values(), strict=True)
-            counts[SIMULATED] = [sum(before), sum(after), len(before)]
+            is_found_before, is_found_after = zip(*self._simulated_decisions.values(), strict=True)
+            counts[SIMULATED] = [sum(is_found_before), sum(is_found_after), len(is_found_before)]
         if self.defects:
             found_before = sum(self.before[number].anomalous for number in self.defects)
             found_after = sum(self.after[number].anomalous for number in self.defects)
@@ -307,8 +307,8 @@ class Comparison:
         for name, allowed_loss in ((KNOWN, 0), (SIMULATED, SPARE_SIMULATED)):
             if name not in self.found:
                 continue
-            before, after, _ = self.found[name]
-            if after + allowed_loss < MIN_KEPT_SHARE * before:
+            found_before, found_after, _ = self.found[name]
+            if found_after + allowed_loss < MIN_KEPT_SHARE * found_before:
                 losses.append(name)
         if self.unlike:
             losses.append(THRESHOLD)
@@ -327,12 +327,16 @@ class Comparison:
             if name == THRESHOLD:
                 reasons.append("these are no fair sample of pictures like those that it was calibrated on")
             else:
-                before, after, count = self.found[name]
-                reasons.append(f"it would find {after} instead of {before} of {count} {name} defects")
+                found_before, found_after, count = self.found[name]
+                reasons.append(
+                    f"it would find {found_after} instead of {found_before} of {count} {name} defects"
+                )
         return " and ".join(reasons)
 
     def is_weaker(self, number: int, clear: float | None) -> bool:
-        """Whether a known defect's severity is less than half of its severity before, and not above `clear`.
+        """Whether a known defect's severity is much lower than before the update, and not above `clear`.
+
+        Much lower is below the share `WEAKER_SHARE` of the severity before.
 
         Args:
             number: Number of the picture.
@@ -411,9 +415,9 @@ class Update:
         for name in (SIMULATED, KNOWN):
             if name not in found:
                 continue
-            before, after, count = found[name]
-            line = f"{name} defects found: {before} of {count} before, {after} of {count} after"
-            blindness = describe_blindness(after, count) if name == SIMULATED else None
+            found_before, found_after, count = found[name]
+            line = f"{name} defects found: {found_before} of {count} before, {found_after} of {count} after"
+            blindness = describe_blindness(found_after, count) if name == SIMULATED else None
             lines.append(f"{line}; {blindness}" if blindness else line)
         return lines
 
@@ -425,16 +429,16 @@ class Update:
         good = comparison.good
         defects = comparison.defects
         found_by_both = comparison.changed(defects, before=True, after=True)
-        lists: dict[str, Any] = {
+        numbers_by_list: dict[str, Any] = {
             "gained": comparison.changed(good, before=True, after=False),
             "alarms": comparison.changed(good, before=False, after=True),
             "lost": comparison.lost,
             "found": comparison.changed(defects, before=False, after=True),
             "weaker": [number for number in found_by_both if comparison.is_weaker(number, self.clear)],
         }
-        listed = sorted({number for numbers in lists.values() for number in numbers})
+        listed_numbers = sorted({number for numbers in numbers_by_list.values() for number in numbers})
         scores = {}  # number of a picture, as text -> change of the score
-        for number in listed:
+        for number in listed_numbers:
             old, new = before[number], after[number]
             scores[str(number)] = ScoreChange([old.score, old.threshold], [new.score, new.threshold])
         same_fields = "how", "learnt", "unsure", "contradictory", "inside", "drawn", "kept", "responsible"
@@ -444,8 +448,12 @@ class Update:
             questions=list(self.predictor.questions),
             good=comparison.counts(good),
             defects=comparison.counts(defects),
-            **lists,
-            missed=[MissedDefect(n, after[n].p_value) for n in defects if not after[n].anomalous],
+            **numbers_by_list,
+            missed=[
+                MissedDefect(number, after[number].p_value)
+                for number in defects
+                if not after[number].anomalous
+            ],
             scores=scores,
             cross_fitted=sum(score.learnt for score in after.values()),
             simulated=comparison.found.get(SIMULATED),

@@ -35,9 +35,9 @@ class UpdatePictures:
         """Read the pictures; their rows have no units yet (`with_units`)."""
         decoded = DecodedPictures([picture.source for picture in pictures], old.manifest.preprocess.channels)
         table = PictureTable.read(decoded, [picture.name for picture in pictures], UPDATE, step)
-        # reversed: of several places, the first is kept
+        # reversed, so that the first of several places with the same hash is kept
         places = {table.rows[place].hash: place for place in reversed(table.distinct())}
-        return cls(table, places, {})
+        return cls(table, places, copies={})
 
     def with_units(self, digests: Sequence[str], old: Artefact, say: Say) -> UpdatePictures:
         """Return the pictures with units for these digests.
@@ -49,16 +49,17 @@ class UpdatePictures:
             old: The trained model.
             say: Gets remarks on the parts that new pictures show.
         """
-        units = {row.hash: row.unit for row in old.manifest.pictures}
-        new_digests = [digest for digest in dict.fromkeys(digests) if digest not in units]
+        unit_by_hash = {row.hash: row.unit for row in old.manifest.pictures}
+        new_digests = [digest for digest in dict.fromkeys(digests) if digest not in unit_by_hash]
         new_rows = [self.table.rows[self.places[digest]] for digest in new_digests]
         new_units = units_of(new_rows, old.manifest.pictures, stored_part_reader(old.manifest))
         for line in new_units.remarks:
             say(line)
-        units |= {row.hash: row.unit for row in new_units.rows}
-        copies = {new_rows[k].hash: known_row for k, known_row in new_units.copies.items()}
+        unit_by_hash |= {row.hash: row.unit for row in new_units.rows}
+        copies = {new_rows[place].hash: known_row for place, known_row in new_units.copies.items()}
         rows = {
-            place: replace(row, unit=units.get(row.hash, row.unit)) for place, row in self.table.rows.items()
+            place: replace(row, unit=unit_by_hash.get(row.hash, row.unit))
+            for place, row in self.table.rows.items()
         }
         return replace(self, table=replace(self.table, rows=rows), copies=copies)
 

@@ -85,10 +85,14 @@ class Job:
             pictures: The pictures.
             known: Scores by digest that the model's network gave before; new ones are added.
         """
-        facts = self.whole(model.manifest)
-        new = self.new
         return score_pictures(
-            model, pictures, new.places, new.table.pictures, known, facts, self.options.step
+            model,
+            pictures,
+            places=self.new.places,
+            decoded=self.new.table.pictures,
+            known=known,
+            whole=self.whole(model.manifest),
+            step=self.options.step,
         )
 
     def check_names(self) -> None:
@@ -125,26 +129,27 @@ def extend_bank(job: Job) -> list[Candidate]:
             if picture.number in job.before and job.before[picture.number].anomalous
         ]
         are_mostly_alarms = 2 * len(alarms) >= len(chosen)
-        start = make_room_in_bank(old) if are_mostly_alarms else _without_update_notes(old)
+        start_model = make_room_in_bank(old) if are_mostly_alarms else _without_update_notes(old)
         pictures = [*chosen.values()]
         predictor = learn_pictures(
-            start, job.new, pictures, device=options.device, check=options.check, step=options.step
+            start_model, job.new, pictures, device=options.device, check=options.check, step=options.step
         )
     # pictures to learn from were chosen by somebody: they keep their score, but do not count
     new_rows = predictor.manifest.pictures[len(old_rows) :]
     added_rows = [row for row in new_rows if not row.is_lost]
     rows_without_drawn = (*old_rows, *(replace(row, counted=False) for row in added_rows))
-    rows, names, notes = _with_drawn(job, predictor, rows_without_drawn)
+    rows, name_by_hash, notes = _add_drawn_rows(job, predictor, rows_without_drawn)
     for line in notes:
         options.say(line)  # not stored in the model file: the line's names are private
-    first = _with_rows(predictor, old, rows, len(chosen))
-    models = [first]
+    first_model = _with_rows(predictor, old, rows, len(chosen))
+    models = [first_model]
     if rows != rows_without_drawn:
-        named_rows = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
-        for finding in find_unusual(named_rows, first.calibration, asks=False):
+        named_rows = [replace(row, name=name_by_hash.get(row.hash, row.name)) for row in rows]
+        for finding in find_unusual(named_rows, first_model.calibration, asks=False):
             options.say(finding.line)  # not stored in the model file: the line's names are private
         models.append(_with_rows(predictor, old, rows_without_drawn, len(chosen)))
-    known: dict[str, float] = {}  # scores by digest, shared: the candidates have the same network
+    # scores by digest; the candidates share them, since they have the same network
+    known: dict[str, float] = {}
     has_active_network = not chosen and job.active.artefact is old
     if has_active_network:
         known = {picture.digest: picture.before for picture in job.pictures if picture.before is not None}
@@ -176,8 +181,8 @@ class _Drawn(NamedTuple):
     notes: list[str]
 
 
-def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
-    """Score the line's drawn pictures, and return the model's rows with counted rows for these pictures.
+def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
+    """Score the line's drawn pictures, and return the model's rows together with their rows, which count.
 
     The pictures are scored as if the model had not learnt from their parts. Near-duplicates of pictures
     that the old model has learnt from are left out.
@@ -187,34 +192,36 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
         predictor: The model, with the pictures to learn from in its bank.
         rows: Rows of the model; those of the pictures to learn from do not count.
     """
-    counted = {row.hash for row in rows if row.counted}
+    counted_hashes = {row.hash for row in rows if row.counted}
     line_sample = [picture for picture in job.pictures if picture.drawn and picture.good]
-    sample = {picture.digest: picture for picture in line_sample if picture.digest not in counted}
-    learnt = {row.hash for row in job.old.manifest.pictures if row.learnt}
+    sample = {picture.digest: picture for picture in line_sample if picture.digest not in counted_hashes}
+    learnt_hashes = {row.hash for row in job.old.manifest.pictures if row.learnt}
     copies = {}  # hash of a drawn picture -> row of the model that it is a near-duplicate of
     new_to_old_model = {}  # hash -> drawn picture that the old model has not learnt from
     for digest, picture in sample.items():
         known_row = job.new.copies.get(digest)
         if known_row is not None and known_row.learnt:
             copies[digest] = known_row
-        elif digest not in learnt:
+        elif digest not in learnt_hashes:
             new_to_old_model[digest] = picture
-    # pictures that were learnt from just now already have a score, by the model without them
+    # Pictures that this update has learnt from have a score: the model without them has scored them
     scored_hashes = {row.hash for row in rows if row.hash in new_to_old_model and row.score is not None}
     counted_rows = [
         replace(row, counted=True, drawn=True) if row.hash in scored_hashes else row for row in rows
     ]
-    unscored = [picture for digest, picture in new_to_old_model.items() if digest not in scored_hashes]
+    unscored_pictures = [
+        picture for digest, picture in new_to_old_model.items() if digest not in scored_hashes
+    ]
     rows_to_score = {}  # place of a picture in the table -> its row
-    for picture in unscored:
+    for picture in unscored_pictures:
         # names are private: only models that decide on parts store them, because they need them
         name = picture.name if job.decides_on_parts else OF_THE_LINE
         rows_to_score[job.new.place(picture)] = replace(
             job.new.row(picture), drawn=True, origin=LINE, name=name
         )
-    line = SessionPictures(predictor, job.new.table.pictures, job.options.step)
+    session_pictures = SessionPictures(predictor, job.new.table.pictures, job.options.step)
     run_of = leave_out_known(predictor, rows)
-    scored = score(line, rows_to_score, run_of, predictor.manifest.preprocess.lights)
+    scored = score(session_pictures, rows_to_score, run_of, predictor.manifest.preprocess.lights)
     notes = [*scored.answers.failures.values()]
     if scored.lost:
         notes.append(lost_note([job.new.table.rows[place].name for place in sorted(scored.lost)]))
@@ -229,12 +236,12 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
             f"{sample[first_digest].name} as {first_row.name}"
         )
         notes.append(data_checks.KNOWN_PICTURES.coded(note))
-    names = {picture.digest: picture.name for picture in unscored}
-    return _Drawn((*counted_rows, *scored.rows.values()), names, notes)
+    name_by_hash = {picture.digest: picture.name for picture in unscored_pictures}
+    return _Drawn((*counted_rows, *scored.rows.values()), name_by_hash, notes)
 
 
 def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
-    """Return the pictures; only pictures of whole new parts stay marked as drawn.
+    """Return the pictures, of which only those of whole new parts stay marked as drawn.
 
     If a model decides on parts, a drawn picture can be used only if its part is not known to the model, and
     all views of the part were drawn. For other models the pictures are returned unchanged.
@@ -290,7 +297,7 @@ def learn_pictures(
     """
     places = [new.place(picture) for picture in pictures]
     rows = {number: new.table.rows[place] for number, place in enumerate(places)}
-    table = PictureTable(new.table.pictures.subset(places), rows, {})
+    table = PictureTable(new.table.pictures.subset(places), rows, failures={})
     names = [picture.name for picture in pictures]
     group = old.manifest.facts.get("group")
     return learn_more(old, table, names, group=group, device=device, check=check, step=step)
@@ -305,8 +312,8 @@ def _without_update_notes(old: Artefact) -> Artefact:
 def make_room_in_bank(old: Artefact) -> Artefact:
     """Return the model with settings that let more patches of corrected pictures into its memory bank.
 
-    The cap is raised, a larger share of the patches is kept, and the covering radius is reduced, so that
-    patches nearer to those in the bank are added, too. Notes of the last update are left out.
+    The cap is raised, and a larger share of the patches is kept. The covering radius is reduced, so that new
+    patches may be nearer to those in the bank. Notes of the last update are left out.
     """
     manifest = _without_update_notes(old).manifest
     config = dict(manifest.config)
@@ -346,6 +353,7 @@ def _with_rows(
     counted_before = {row.hash for row in old_manifest.pictures if row.counted}
     newly_counted = sum(row.counted and row.hash not in counted_before for row in rows)
     counted_of_line = sum(row.counted and row.drawn for row in rows)
+    # an earlier update may have added what was drawn from the line, behind a semicolon
     method = old_manifest.calibration.method.partition(";")[0]
     arguments = predictor.calibration.to_dict()
     arguments["method"] = f"{method}; {counted_of_line} drawn from the line" if counted_of_line else method
@@ -375,7 +383,7 @@ def _with_rows(
 
 
 def recalibrate_model(job: Job) -> list[Candidate]:
-    """Return a candidate with the active model's network, and with thresholds from the drawn pictures alone.
+    """Return a candidate with the active model's network, and thresholds from the drawn pictures only.
 
     Raises:
         InputError: The model decides on parts, or too few drawn pictures can calibrate.
@@ -403,7 +411,7 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"calibrate, the others are copies or were learnt from; {needed} are needed: inspect and review "
             "more"
         )
-    return [(model, lambda judged: job.score(model, judged, {}))]
+    return [(model, lambda judged: job.score(model, judged, known={}))]
 
 
 def retrain_model(job: Job) -> list[Candidate]:
@@ -442,6 +450,7 @@ def retrain_model(job: Job) -> list[Candidate]:
             for picture in defects
             if picture.mask and fold_by_digest[picture.digest] != left_out_fold
         ]
+        all_seen = [*seen_before, *seen] or 0  # 0: no defects
         added = [picture for picture in job.to_learn if fold_by_digest[picture.digest] != left_out_fold]
         added_items = [Item(_file_of(picture), "good", anomalous=False) for picture in added]
         added_names = [picture.name for picture in added]
@@ -456,7 +465,7 @@ def retrain_model(job: Job) -> list[Candidate]:
             check=check,
             say=job.options.say,
             step=step,
-            **{**options, "seen": [*seen_before, *seen] or 0},
+            **{**options, "seen": all_seen},
         )
 
     model = _with_old_choices(train("the model", check=job.options.check), old.manifest)
@@ -471,10 +480,10 @@ def retrain_model(job: Job) -> list[Candidate]:
     def score_left_out(pictures: Sequence[ReviewedPicture]) -> dict[int, Score]:
         """Score each picture by a model that has not learnt from it."""
         not_learnt = [picture for picture in pictures if picture.digest not in fold_by_digest]
-        scores = job.score(model, not_learnt, {})
+        scores = job.score(model, not_learnt, known={})
         for fold, fold_model in model_by_left_out_fold.items():
             fold_pictures = [picture for picture in pictures if fold_by_digest.get(picture.digest) == fold]
-            fold_scores = job.score(fold_model, fold_pictures, {})
+            fold_scores = job.score(fold_model, fold_pictures, known={})
             scores |= {number: score._replace(learnt=True) for number, score in fold_scores.items()}
         return scores
 

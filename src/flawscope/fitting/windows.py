@@ -47,7 +47,8 @@ def place_windows(how: Preprocess, sizes: Sizes, roi: NDArray[np.bool_] | None, 
         seed: Seed of the places.
     """
     height, width = how.size
-    max_windows = max(MIN_TILES, MAX_VIEW_PIXELS // (height * width) // max(1, len(sizes)))
+    max_windows_of_all = MAX_VIEW_PIXELS // (height * width)
+    max_windows = max(MIN_TILES, max_windows_of_all // max(1, len(sizes)))  # of each frame
     frames = []
     for number, picture_size in enumerate(sizes):
         if picture_size is None:
@@ -62,7 +63,8 @@ def place_windows(how: Preprocess, sizes: Sizes, roi: NDArray[np.bool_] | None, 
         windows = [grid.corner(tile) for tile in tiles]
         if windows:
             windows = _jitter(how, windows, size, max_windows, Stream.WINDOWS.rng(seed, number))
-        frames.append(Frame(windows, grid, judged=1 + len(tiles)))
+        judged_views = 1 + len(tiles)  # the whole frame and its tiles
+        frames.append(Frame(windows, grid, judged=judged_views))
     return frames
 
 
@@ -104,7 +106,7 @@ def _jitter(
     # If only some tiles are used, each moves by up to half of (side - overlap): any place of the frame may be
     # shown. If all are used, each moves by up to half of the overlap: together they show every place.
     moved_share = 1 - how.overlap if is_drawn else how.overlap
-    reach = [round(moved_share * side / 2) for side in how.size]
+    max_offsets = [round(moved_share * side / 2) for side in how.size]
     windows = []
     for tile in tiles:
         corner = [*corners[tile]]
@@ -112,7 +114,7 @@ def _jitter(
             last = canvas[axis] - how.size[axis]
             is_between_edges = 0 < corner[axis] < last
             if is_drawn or is_between_edges:
-                offset = int(rng.integers(-reach[axis], reach[axis] + 1))
+                offset = int(rng.integers(-max_offsets[axis], max_offsets[axis] + 1))
                 corner[axis] = min(max(corner[axis] + offset, 0), last)
         windows.append((corner[0], corner[1]))
     return windows
