@@ -110,11 +110,11 @@ class DriftMonitor(BackgroundThread):
         except NoModelError:
             return
         test = self._tests.get(product_id)
-        has_test = test is not None and test.version == version
-        if has_test and product_id not in self._dirty:
+        is_test_current = test is not None and test.version == version
+        if is_test_current and product_id not in self._dirty:
             return
         self._dirty.discard(product_id)
-        if test is None or not has_test:
+        if test is None or test.version != version:
             test = self._begin(product_id, version)
             with self._lock:
                 self._ready.discard(product_id)

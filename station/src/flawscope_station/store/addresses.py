@@ -141,18 +141,18 @@ class Addresses:
             InputError: the settings of the entry do not suit a joint model, or its model cannot be used and
                 no version of a joint model is active.
         """
-        product = self.configured[name]
-        if product.learn is not None:
+        entry_settings = self.configured[name]
+        if entry_settings.learn is not None:
             raise InputError(f"product {name}: {CANNOT_LEARN}; leave out `learn`")
-        if product.false_alarm_rate is not None:
+        if entry_settings.false_alarm_rate is not None:
             raise InputError(
                 f"product {name}: a joint model has its false-alarm rate from its fit; leave out "
                 "`false_alarm_rate`"
             )
         if self.store.totals(number)["inspections"]:
             raise InputError(
-                f"product {name} has inspections of its own, and {product.model} has several products: give "
-                "the joint model another name in the settings"
+                f"product {name} has inspections of its own, and {entry_settings.model} has several products: "
+                "give the joint model another name in the settings"
             )
         self.entries[name] = number
         self.versions.joint_entries.add(number)
@@ -245,8 +245,10 @@ class Addresses:
             self.versions.resume(number)
             return
         try:
-            # the model of an entry was added at the start
-            is_new, version = self._added_versions.get(name) or self._add_model(name)
+            if name in self._added_versions:  # an entry, whose model was added at the start
+                is_new, version = self._added_versions[name]
+            else:
+                is_new, version = self._add_model(name)
         except InputError as error:
             resumed = self.versions.resume(number)
             if resumed is None:
@@ -254,7 +256,7 @@ class Addresses:
             self.say(f"{name}: {error}; version {resumed} goes on")
             return
         resumed = None
-        if not is_new:
+        if not is_new:  # a new model file is activated; otherwise the last active version is resumed
             try:
                 resumed = self.versions.resume(number)
             except InputError as error:
@@ -342,7 +344,7 @@ class Addresses:
         """Remove a product: requests no longer find it, and its model no longer judges.
 
         The product keeps its number and its records. Its model is deactivated, so that the removal outlasts a
-        restart: a product from the pages without an active model is left out at the next start.
+        restart: the station takes up a product that was added on the pages only if it has an active model.
 
         Args:
             name: Name of the product.
@@ -382,7 +384,7 @@ class Addresses:
         return {name: number_by_name[name] for name in list(self.configured) if name in number_by_name}
 
     def settings_of(self, name: str) -> ProductSettings:
-        """Return the settings of a product; of a joint model's product, those of the joint model.
+        """Return the settings of a product; a product of a joint model has those of the entry.
 
         Raises:
             NotFoundError: there is no such product, or it was removed.

@@ -112,10 +112,10 @@ class Database:
         self._writer = self.engine.execution_options(writes=True)
         self._write_lock = threading.Lock()
         # table -> its largest row id when its statistics were updated
-        self._last_rows: dict[str, int] = {}
+        self._last_row_ids: dict[str, int] = {}
         reader_options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**reader_options)
-        # a connection apart, with which a probe asks the database even while all other connections wait
+        # a probe has its own connection: it reaches the database even while all other connections wait
         self._prober = _create_engine(url, is_probe=True)
 
     @property
@@ -197,8 +197,8 @@ class Database:
     def _write_turn(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the lock for writing to SQLite during the block, because SQLite has one writer at a time.
 
-        SQLite's own lock does not keep the order of the writers: it is retried at growing intervals. For
-        PostgreSQL nothing is done.
+        SQLite's own lock does not keep the order of the writers, because each one tries it again at growing
+        intervals. For PostgreSQL nothing is done.
 
         Args:
             seconds: Longest time to wait; None: `LOCK_TIMEOUT`.
@@ -341,7 +341,7 @@ class Database:
         if not self.is_sqlite:
             return
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
-        earlier_row_ids = dict(self._last_rows)
+        earlier_row_ids = dict(self._last_row_ids)
         for table, table_indexes in groupby(self.rows(indexes), attrgetter("tbl_name")):
             ((last_row_id,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
             # -1: the first call updates a table even if it is empty
@@ -351,8 +351,8 @@ class Database:
                 with self.writing() as connection:
                     connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
                     connection.exec_driver_sql(f'ANALYZE "{index.name}"')
-            self._last_rows[table] = last_row_id
-        if self._last_rows != earlier_row_ids:
+            self._last_row_ids[table] = last_row_id
+        if self._last_row_ids != earlier_row_ids:
             self.engine.dispose()
 
     def give_space_back(self) -> bool:

@@ -486,16 +486,16 @@ class StrayFiles:
     def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
         """Yield path and hash of each file of a kind that is older than `STRAY_AGE`.
 
-        For the kind `MODELS`, these are the folders of the models and the first digits of the hashes, by
-        which the folders are named.
+        For the kind `MODELS`, the folders of the models are yielded, each with its name, which is the first
+        digits of the hash.
         """
-        latest_time = time.time() - STRAY_AGE  # of the last change of a file that is old enough
+        newest_change = time.time() - STRAY_AGE  # files that were changed later are too new
         is_model = kind == MODELS
         for path in (self.files.folder / kind).glob("*" if is_model else "*/*"):
             digest = path.name if is_model else path.name.partition(".")[0]
             with suppress(OSError):  # the file was removed meanwhile
                 is_of_station = path.is_dir() if is_model else len(digest) == HASH_DIGITS
-                if is_of_station and path.stat().st_mtime < latest_time:
+                if is_of_station and path.stat().st_mtime < newest_change:
                     yield path, digest
 
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
@@ -513,11 +513,11 @@ class StrayFiles:
             query = select(pictures.c.hash).where(pictures.c.hash.in_(digests))
             query = query.where(pictures.c.removed_at.is_(None))
         with self.database.reading() as connection:
-            values = set(connection.execute(query).scalars())
+            needed_values = set(connection.execute(query).scalars())
         if kind == MODELS:
-            needed_folders = {Path(file).parent.name for file in values}
+            needed_folders = {Path(file).parent.name for file in needed_values}
             return needed_folders & set(digests)
-        return values
+        return needed_values
 
 
 def _is_unfinished(name: str) -> bool:

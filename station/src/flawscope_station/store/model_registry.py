@@ -259,8 +259,8 @@ class ModelRegistry:
     def _version_at_configured_rate(self, product_id: int, number: int) -> int:
         """Return the number of a version that has the false-alarm rate of the settings.
 
-        It is the given version itself if that has this rate, or if the settings name no rate. Otherwise a new
-        version is added by `add_at_rate`; errors are the same.
+        The given version is returned if it has this rate, or if the settings name no rate. Otherwise
+        `add_at_rate` adds a version, and may raise its errors.
         """
         rate = self.rates.get(product_id)
         if rate is None:
@@ -294,14 +294,14 @@ class ModelRegistry:
             self._keep(copy, file_columns)
             with self.database.writing() as connection:
                 self._lock_all(connection, [entry_id])
-                facts: Mapping[str, object] = {"products": [*names.values()]}
-                version_by_address = {entry_id: self._insert(connection, entry_id, file_columns, facts)}
+                entry_facts = {"products": [*names.values()]}
+                version_by_address = {entry_id: self._insert(connection, entry_id, file_columns, entry_facts)}
                 for name, manifest in manifests.items():
                     product_id = add_product(connection, names[name], entry_id)
-                    product_facts = ModelFacts.of(manifest)
-                    facts = {**_version_facts(product_facts), "product": name}
+                    model_facts = ModelFacts.of(manifest)
+                    product_facts = {**_version_facts(model_facts), "product": name}
                     version_by_address[product_id] = self._insert(
-                        connection, product_id, file_columns, facts, product_facts
+                        connection, product_id, file_columns, product_facts, model_facts
                     )
                 for version in version_by_address.values():
                     make_ready(connection, version, who)
@@ -317,9 +317,9 @@ class ModelRegistry:
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
         """Yield the path of a copy of a model file, and the copy's columns in `versions`.
 
-        If the station has a file with this content and name, that file is the copy. Else the file is copied
-        and hashed in a single read, because it may be replaced meanwhile; this copy is temporary, and is
-        removed after the block.
+        If the station has a file with this content and name, that file is the copy. Otherwise a temporary
+        copy is made, which is removed after the block. It is hashed while it is written, because the original
+        may be replaced meanwhile.
 
         Args:
             path: Path of the model file.
@@ -369,9 +369,9 @@ class ModelRegistry:
             connection: Connection of the transaction.
             product_id: Number of the product or entry.
             file: Columns of the file, from `_copy`.
-            facts: Facts of the version.
-            model: Facts of the product's model, whose pictures are recorded as learnt; None: the version is
-                that of an entry.
+            facts: Content of the version's column `facts`.
+            model: Facts of the product's model; the pictures in them are recorded as learnt. None: the
+                version is that of an entry.
 
         Returns:
             The number of the new or existing version.
@@ -447,9 +447,9 @@ class ModelRegistry:
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
         """Open a version and let it judge from now on; it also judges pictures that are waiting.
 
-        A version of a joint model judges for all products of the model. If the model does not know a product
-        of the entry, this product has no active version then. If the settings name another false-alarm rate,
-        a version with that rate is added and activated instead.
+        A version of a joint model judges for all products of the model. A product of
+        the entry that the model does not know is left without an active version. If the settings name another
+        false-alarm rate, a version with that rate is added and activated instead.
 
         Args:
             product_id: Number of the product or entry.
@@ -507,7 +507,7 @@ class ModelRegistry:
             The number of a version without open questions. It is the given version if that has none;
             otherwise it is a new version with the same model.
         """
-        rows = self._same_file_rows(product_id, number)  # all of the same file
+        rows = self._same_file_rows(product_id, number)
         model, questions = router.accept_questions(self._load_model(rows[0]))
         if not questions:
             return number
@@ -555,7 +555,7 @@ class ModelRegistry:
 
         Returns:
             The number of the opened version; None: no version was active. If the settings name another
-            false-alarm rate, it is the number of a version with that rate.
+            false-alarm rate, a version with that rate is opened.
         """
         with self.database.reading() as connection:
             number = _active_number(connection, product_id)
@@ -563,12 +563,12 @@ class ModelRegistry:
             return None
         rows = self._same_file_rows(product_id, number)
         are_all_active = all(row.state == ACTIVE for row in rows)
-        rated_number = self._version_at_configured_rate(product_id, number)
-        if are_all_active and rated_number == number:
+        number_at_rate = self._version_at_configured_rate(product_id, number)
+        if are_all_active and number_at_rate == number:
             self.models.activate(self._load_models(rows))
         else:  # a product of the joint model had its own model meanwhile, or the settings name another rate
-            self.activate(product_id, rated_number, who="station")
-        return rated_number
+            self.activate(product_id, number_at_rate, who="station")
+        return number_at_rate
 
     def active_facts(self, product_id: int) -> dict[str, object]:
         """Return the facts of the version that was active last; empty: no version was active."""
@@ -813,7 +813,7 @@ def _activate(connection: Connection, product_ids: Collection[int], numbers: Seq
 
     Args:
         connection: Connection of the transaction.
-        product_ids: Numbers of the products and entries; all products of these entries are added.
+        product_ids: Numbers of the products and entries; an entry also stands for all its products.
         numbers: Numbers of the versions to activate.
 
     Raises:

@@ -144,21 +144,21 @@ class DecidedError(InputError):
     status = 409
     code = "decided"
 
-    def __init__(self, number: int, present: VerdictRow | None):
+    def __init__(self, number: int, present_verdict: VerdictRow | None):
         self.details: dict[str, int | str | None]
-        if present is None:
+        if present_verdict is None:
             text = f"inspection {number} has no verdict any more: send replaces=0 to give one"
             self.details = {"verdict_id": None, "verdict": None, "by": None, "at": None}
         else:
             text = (
-                f"{present.who} said {present.verdict} on inspection {number} already: "
-                f"send replaces={present.id} to replace it"
+                f"{present_verdict.who} said {present_verdict.verdict} on inspection {number} already: "
+                f"send replaces={present_verdict.id} to replace it"
             )
             self.details = {
-                "verdict_id": present.id,
-                "verdict": present.verdict,
-                "by": present.who,
-                "at": iso(present.at),
+                "verdict_id": present_verdict.id,
+                "verdict": present_verdict.verdict,
+                "by": present_verdict.who,
+                "at": iso(present_verdict.at),
             }
         super().__init__(text)
 
@@ -640,7 +640,7 @@ class Store:
             InputError: verdict, note or kind is invalid; or there is no verdict to take back; or the
                 inspection is a challenge or a trial.
         """
-        content = _verdict_content(verdict, mask, note, kind)
+        content = _verdict_columns(verdict, mask, note, kind)
         with self._verdict_lock, self.database.writing() as connection:
             query = select(inspections).filter_by(product_id=product_id, id=number).with_for_update()
             row = connection.execute(query).one_or_none()
@@ -780,8 +780,8 @@ def add_event(
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
-def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
-    """Check a person's verdict; return its columns in `verdicts`.
+def _verdict_columns(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
+    """Check a person's verdict, note and kind of defect; return their columns in `verdicts`.
 
     Control characters in the note are removed, except for line breaks.
 
@@ -856,7 +856,7 @@ def _is_recorded(connection: Connection, number: int, key: str, content: Mapping
         connection: Connection of the transaction.
         number: Number of the inspection.
         key: Key from the sender.
-        content: Columns from `_verdict_content`.
+        content: Columns from `_verdict_columns`.
 
     Raises:
         KeyUsedError: another verdict is recorded under the key.

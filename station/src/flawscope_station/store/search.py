@@ -199,8 +199,8 @@ def _has_many_matches(connection: Connection, product_id: int, conditions: list[
 def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
     """Build the query of a search, the newest inspections first.
 
-    Times and beginnings of texts have indexes, after whose use SQLite must sort the matches. If there are too
-    many matches, it is kept from using such an index.
+    SQLite may find times and beginnings of texts by an index, but must then sort the matches. If there are
+    too many, the query keeps SQLite from using the index.
     """
     default_by_name = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
     value_by_name = {**default_by_name, **filters.values}
@@ -216,7 +216,7 @@ def _build_query(connection: Connection, product_id: int, filters: Filters) -> S
         if _has_many_matches(connection, product_id, indexed_conditions):
             names_without_index.update(names)
     conditions = [
-        condition(BY_NAME[name], value, walk=name in names_without_index)
+        condition(BY_NAME[name], value, avoids_index=name in names_without_index)
         for name, value in value_by_name.items()
     ]
     if filters.cursor is not None:
@@ -225,18 +225,18 @@ def _build_query(connection: Connection, product_id: int, filters: Filters) -> S
     return query.order_by(inspections.c.id.desc())
 
 
-def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElement[bool]:
+def condition(filter_: Filter, value: Value, avoids_index: bool = False) -> ColumnElement[bool]:
     """Return the condition of a filter with a value.
 
     Args:
         filter_: Filter.
         value: Value to compare with.
-        walk: Whether to keep SQLite from using an index: it then walks through all inspections.
+        avoids_index: Whether to keep SQLite from using an index: it then walks through all inspections.
     """
     if filter_.kind == "choice":
         return next(choice.condition for choice in filter_.choices if choice.word == value)
     column: ColumnElement[Any] = filter_.column
-    if walk:  # SQLite uses no index for an expression with a plus
+    if avoids_index:  # SQLite uses no index for an expression with a plus
         column = literal_column(f"+inspections.{filter_.column.name}", filter_.column.type)
     if filter_.kind in TEXTS:
         return _text_condition(column, str(value))
@@ -263,8 +263,8 @@ def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool
 def _prefix_end(prefix: str) -> str | None:
     """Return the first text, in the order of code points, after all texts that begin with `prefix`.
 
-    If the prefix is empty, or has no other code point than the last one, U+10FFFF, there is no such text: the
-    result is None.
+    If the prefix is empty, or consists of nothing but the last code point, U+10FFFF, there is no such text:
+    the result is None.
     """
     incrementable = prefix.rstrip("\U0010ffff")
     if not incrementable:

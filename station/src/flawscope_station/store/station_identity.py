@@ -98,7 +98,7 @@ def public_address(settings: Settings) -> str | None:
     """
     if settings.public:
         address = next(iter(settings.public))
-    elif settings.host in WILDCARD_HOSTS | LOOPBACK_HOSTS or not settings.port:
+    elif settings.host in (WILDCARD_HOSTS | LOOPBACK_HOSTS) or not settings.port:
         return None
     else:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

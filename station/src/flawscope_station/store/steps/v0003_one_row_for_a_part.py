@@ -149,17 +149,17 @@ def _merge_parts(connection: Connection) -> None:
     new_numbers = dict[int, int]()  # number of a removed inspection -> number of the inspection of its part
     hour_changes = defaultdict[HourKey, Counter[str]](Counter)
     while True:
-        query = sa.text("SELECT * FROM parts WHERE id > :first ORDER BY id LIMIT :count")
-        parts = connection.execute(query, {"first": last_part, "count": PARTS_PER_QUERY}).all()
+        query = sa.text("SELECT * FROM parts WHERE id > :after ORDER BY id LIMIT :count")
+        parts = connection.execute(query, {"after": last_part, "count": PARTS_PER_QUERY}).all()
         if not parts:
             break
         query = sa.text(
             "SELECT inspections.*, pictures.pixels FROM inspections JOIN pictures"
             " ON pictures.product_id = inspections.product_id AND pictures.hash = inspections.picture"
-            " WHERE part_id > :first AND part_id <= :last ORDER BY inspections.id"
+            " WHERE part_id > :after AND part_id <= :last ORDER BY inspections.id"
         )
         rows_by_part: dict[int, list[Row[Any]]] = defaultdict(list)
-        for row in connection.execute(query, {"first": last_part, "last": parts[-1].id}):
+        for row in connection.execute(query, {"after": last_part, "last": parts[-1].id}):
             rows_by_part[row.part_id].append(row)
         for part in parts:
             rows = rows_by_part[part.id]
