@@ -151,8 +151,8 @@ class Addresses:
             )
         if self.store.totals(number)["inspections"]:
             raise InputError(
-                f"product {name} has inspections of its own, and {entry_settings.model} has several products: "
-                "give the joint model another name in the settings"
+                f"product {name} has inspections of its own, and {entry_settings.model} has several "
+                "products: give the joint model another name in the settings"
             )
         self.entries[name] = number
         self.versions.joint_entries.add(number)

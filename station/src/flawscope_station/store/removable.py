@@ -100,4 +100,3 @@ def removable_keys(
     """
     query = select(*KEY).where(PICTURE.in_(keys), pictures.c.removed_at.is_(None), ~is_protected)
     return [(row.product_id, row.hash) for row in connection.execute(query)]
-
