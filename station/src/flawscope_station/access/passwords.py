@@ -160,7 +160,7 @@ def _throttle_keys(name: str, address: str) -> tuple[_Key, _Key, _Key]:
 
 
 def subnet(address: str) -> str:
-    """Return the network of an address, all of whose addresses count as one client.
+    """Return the network of an address; all addresses of a network count as one client.
 
     An IPv4 address is returned unchanged. For an IPv6 address, the /64 network is returned, because one
     client may use all addresses of it. A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
@@ -224,7 +224,7 @@ class Passwords:
 
     @contextmanager
     def _slot(self, address: str) -> Iterator[None]:
-        """Wait until a password from an address may be hashed, and hold its slot during the block.
+        """Wait until a password from an address may be hashed, and hold one of the slots during the block.
 
         Raises:
             SignInError: too many passwords wait already.

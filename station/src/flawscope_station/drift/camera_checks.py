@@ -275,7 +275,7 @@ class CameraChecks:
             picture: Judged picture.
             shifts: `Prediction.shifts` of the picture; the first is about brightness. Empty: unknown.
         """
-        has_usual_light = bool(shifts) and shifts[0] == 0  # good parts of the model are as dark or bright
+        has_usual_light = bool(shifts) and shifts[0] == 0  # as dark or bright as the model's good parts
         fault = ""  # usual light
         if picture.brightness is not None and not has_usual_light:
             if picture.brightness < MIN_BRIGHTNESS:

@@ -147,8 +147,8 @@ class ScoreTest:
         self._capital = Capital(len(_CHANGES))
         # logarithm of each bet's gain since its best beginning
         self._gains: Floats = np.zeros(len(_CHANGES))
-        # best beginning of each bet [bets, 4]: number and time of the inspection, and before it the number of
-        # passed inspections and the sum of their p-values
+        # best beginning of each bet [bets, 4]: number and time of its inspection, number of the passed
+        # inspections before that one, and the sum of their p-values
         self._beginnings: Floats = np.zeros((len(_CHANGES), 4))
 
     @property

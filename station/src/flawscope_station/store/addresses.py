@@ -198,7 +198,8 @@ class Addresses:
         for name in facts.manifests:
             station_name = suggest_product_name(name)
             is_taken = station_name in station_names.values() or station_name in self.configured
-            is_of_other_entry = self._entry_of.get(station_name, entry) != entry
+            existing_entry = self._entry_of.get(station_name)
+            is_of_other_entry = existing_entry not in (None, entry)
             if is_taken or is_of_other_entry:
                 raise InputError(
                     f"{entry}: the model's product {name} would be {station_name} at the station, where "
@@ -208,7 +209,7 @@ class Addresses:
         return station_names
 
     def _load_products(self, entry: str) -> None:
-        """Load all recorded products of an entry, also those of its earlier models; loaded ones stay.
+        """Load all recorded products of an entry that are not loaded yet, also those of its earlier models.
 
         Args:
             entry: Name of the entry, a block of the settings that names a joint model.
@@ -218,6 +219,7 @@ class Addresses:
             number = row.id
             name = row.name
             if name not in self.products:
+                # folder and sources send their pictures to the entry
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name] = entry
                 self.names[number] = name
@@ -332,7 +334,7 @@ class Addresses:
         version = self.versions.accept_questions(number, added_version, who)
         self.versions.activate(number, version, who, goes_live=True)
         if name not in self.products:
-            is_announced = number in self.names  # also if the product was removed since the start
+            is_announced = number in self.names  # a product that was removed since the start is still there
             self.configured[name] = self.settings[name] = product
             self.names[number] = name
             self.products[name] = number  # last, because requests find the product from here on

@@ -44,8 +44,8 @@ def backup(
     Args:
         settings: Settings of the station.
         target: Path of the new file.
-        tables_only: Copy only SQLite's database. This is enough before an upgrade, which changes no pictures
-            and no models.
+        tables_only: Whether to copy only SQLite's database. This is enough before an upgrade, which changes no
+            pictures and no models.
         settings_files: Settings files of the station; the first includes the others. Passwords are in other
             files, which are not copied.
 
@@ -62,7 +62,7 @@ def backup(
     _check_target(path, home, has_database)
     if tables_only and not has_database:
         raise InputError("the tables of this station are PostgreSQL's: copy them with pg_dump")
-    Files(home).identity()
+    Files(home).identity()  # makes the identity if it is missing: the backup needs it
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
             copy = Path(folder, DATABASE_FILE)
@@ -88,7 +88,7 @@ def _write(
         path: Path of the archive.
         home: Folder of the station.
         database: Path of a copy of SQLite's database; None: the station has PostgreSQL.
-        tables_only: Leave the files of the station's folder out.
+        tables_only: Whether to leave the files of the station's folder out.
         settings_files: Settings files of the station.
     """
     with files.atomic_write(path) as file:

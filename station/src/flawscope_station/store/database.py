@@ -151,8 +151,8 @@ class Database:
     def writing_unchecked(self) -> Iterator[Connection]:
         """Open a transaction in which SQLite does not check foreign keys.
 
-        Without the check, a migration can replace tables. A row can be removed fast, too, even if no index
-        finds the rows that refer to the removed row: the check would read millions of rows from end to end.
+        Without the check, a migration can replace tables, and can remove rows fast. Where no index finds the
+        rows that refer to a removed row, the check would read millions of rows from end to end.
         """
         with self._translated_errors(), self._write_turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time

@@ -224,8 +224,8 @@ class Files:
             can_remove = is_unneeded()
         finally:
             with self._lock:
-                remaining_removals = self._removals.pop(digest, 0)
-                was_held_meanwhile = remaining_removals == 0  # `hold` took the entry out
+                entry = self._removals.pop(digest, 0)
+                was_held_meanwhile = entry == 0  # `hold` took the entry out
         if was_held_meanwhile or not can_remove:
             return False
         with self._lock:
@@ -383,7 +383,7 @@ class Files:
         If the disk hangs, the call hangs, too. Therefore only one thread calls it, and all others read
         `disk`.
         """
-        written = self.written
+        written = self.written  # before the measurement: what is written during it counts as written later
         free_bytes = None
         error = None
         try:
@@ -466,8 +466,9 @@ class StrayFiles:
             while group := list(islice(old_files, FILES_PER_QUERY)):
                 start = time.monotonic()
                 needed = self.needed_hashes(kind, sorted({digest for _, digest in group}))
-                strays = [(path, digest) for path, digest in group if digest not in needed]
-                removed_count += sum(self._remove(kind, path, digest) for path, digest in strays)
+                for path, digest in group:
+                    if digest not in needed and self._remove(kind, path, digest):
+                        removed_count += 1
                 self.pause(time.monotonic() - start)
         return removed_count
 

@@ -254,7 +254,8 @@ class ModelRegistry:
             raise InputError(f"version {number}: {error}") from None
         origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
         with self._temporary_file(model.with_rate(rate), row.file) as path:
-            return self.add(product_id, path, origin, who, {RATE_OF: facts.get(RATE_OF, number)})
+            original = facts.get(RATE_OF, number)  # a copy of a copy has the number of the first version
+            return self.add(product_id, path, origin, who, {RATE_OF: original})
 
     def _version_at_configured_rate(self, product_id: int, number: int) -> int:
         """Return the number of a version that has the false-alarm rate of the settings.
@@ -608,7 +609,7 @@ class ModelRegistry:
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """Return the rows of a version, and of all versions that are activated together with it.
 
-        If the version is of a joint model, they are the versions of its entry and of all its products.
+        Together with a version of a joint model, those of its entry and of all its products are activated.
         Otherwise there is only the row of the version. Each row has the name of its product in the column
         `called`.
 
@@ -623,10 +624,11 @@ class ModelRegistry:
         is_joint = _is_joint(version_row)
         with self.database.reading() as connection:
             if product_id in self.joint_entries:
-                entry: int | None = product_id
+                entry_id: int | None = product_id
             else:
-                entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
-            if is_joint != (entry in self.joint_entries):
+                entry_id = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
+            is_joint_address = entry_id in self.joint_entries
+            if is_joint != is_joint_address:
                 kind, other = ("a joint model", "a model") if is_joint else ("a model", "a joint model")
                 raise InputError(
                     f"version {number} is of {kind}, and the settings name {other} for this product: name "
@@ -634,7 +636,7 @@ class ModelRegistry:
                 )
             if not is_joint:
                 return connection.execute(query.where(versions.c.id == number)).all()
-            is_affected = or_(products.c.id == entry, products.c.entry_id == entry)
+            is_affected = or_(products.c.id == entry_id, products.c.entry_id == entry_id)
             return connection.execute(query.where(versions.c.hash == version_row.hash, is_affected)).all()
 
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
@@ -658,15 +660,17 @@ class ModelRegistry:
             name = json.loads(row.facts).get("product")
             if name is not None:
                 product_by_name[name] = ProductModel(row.product_id, row.id, model.product(name), row.called)
-        missing = [name for name in model.products if name not in product_by_name]
-        if missing:
-            raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
+        missing_names = [name for name in model.products if name not in product_by_name]
+        if missing_names:
+            raise InputError(
+                f"{missing_names[0]} has another model at this station: leave it out of the joint one"
+            )
         model_by_address = {
             product.product_id: AddressModel.single(product) for product in product_by_name.values()
         }
-        entries = [row.product_id for row in rows if row.product_id not in model_by_address]
-        for entry in entries:
-            model_by_address[entry] = AddressModel(model, product_by_name)
+        entry_ids = [row.product_id for row in rows if row.product_id not in model_by_address]
+        for entry_id in entry_ids:
+            model_by_address[entry_id] = AddressModel(model, product_by_name)
         return model_by_address
 
     def _load_model(self, row: VersionRow) -> Model:

@@ -339,7 +339,7 @@ class Retention:
         newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         for kind in KINDS:
             for group in self._groups(kind, newest_due_by_kind[kind]):
-                self._remove_pictures(group, newest_due_by_kind, false(), summary)
+                self._remove_pictures(group, newest_due_by_kind, is_protected=false(), summary=summary)
 
     def _remove_by_space(self, limit: int, summary: RemovalSummary) -> None:
         """Remove the oldest pictures until at most `limit` bytes are left; add the result to the summary."""
@@ -353,11 +353,11 @@ class Retention:
 
         newest_due_by_kind = dict.fromkeys(KINDS, 0)
         for kind in KINDS:
-            for group in self._groups(kind, MAX_ID, excess_bytes):
+            for group in self._groups(kind, last=MAX_ID, needed_bytes=excess_bytes):
                 # a picture that a later inspection shows again stays until that inspection's turn
                 newest_due_by_kind[kind] = group[-1].number
-                self._remove_pictures(group, newest_due_by_kind, HAS_MASK, summary)
-            newest_due_by_kind[kind] = MAX_ID
+                self._remove_pictures(group, newest_due_by_kind, is_protected=HAS_MASK, summary=summary)
+            newest_due_by_kind[kind] = MAX_ID  # all inspections of the kind have had their turn
         remaining_excess = excess_bytes()
         self._is_freeing = False
         self._counted_bytes -= summary.bytes - bytes_before
@@ -492,6 +492,7 @@ class Retention:
         """
         with self.database.reading() as connection:
             product_ids = self._products(connection)
+        # lists of rows are merged by their first row, which begins with the number of the inspection
         oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
         while needed_bytes() > 0:
             group = _take_group(oldest, needed_bytes())
