@@ -339,7 +339,7 @@ class Access:
         else:
             last_noted = max(row.used_at or 0, self._last_noted.get(row.id, 0))
             if abs(at - last_noted) > _NOTE_INTERVAL:  # `abs`: the clock may have been set back
-                self._last_noted[row.id] = at  # first: if the write fails, the next try is a minute later
+                self._last_noted[row.id] = at  # before the write: if it fails, the next try is a minute later
                 self.tokens.note_use(row.id, at)
         return _CachedPerson(Person(row.name, row.role, has_token=True), row.expires_at)
 

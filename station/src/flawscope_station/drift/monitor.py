@@ -164,8 +164,8 @@ class DriftMonitor(BackgroundThread):
         """Return a new test of a version.
 
         The test leaves out the inspections before the newest `HISTORY`, those up to the last one of another
-        version, and those up to the last acknowledged alarm. A recorded alarm stays, unless another version or an
-        acknowledgement came after it.
+        version, and those up to the last acknowledged alarm. A recorded alarm stays if no other
+        version and no acknowledgement came after it.
         """
         inspection = inspections.c
         is_of_product = on_line(product_id)

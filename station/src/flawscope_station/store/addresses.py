@@ -164,10 +164,10 @@ class Addresses:
         self._load_products(name)
 
     def _add_model(self, name: str) -> tuple[bool, int]:
-        """Keep the model file that the settings name for an address as a version.
+        """Add a version with the model file that the settings name for an address.
 
         Returns:
-            True if the version is new, False if it existed; and the number of the version.
+            Whether the version is new, and its number.
         """
         number = self.address_id(name)
         model = self.configured[name].model
@@ -175,8 +175,8 @@ class Addresses:
         earlier_ids = {version["id"] for version in self.versions.list_versions(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
-            names = self._product_names(name, model)
-            version_id = self.versions.add_joint(number, model, names, origin, STATION_USER)[number]
+            station_names = self._product_names(name, model)
+            version_id = self.versions.add_joint(number, model, station_names, origin, STATION_USER)[number]
         else:
             version_id = self.versions.add(number, model, origin, STATION_USER)
         return version_id not in earlier_ids, version_id
@@ -287,12 +287,11 @@ class Addresses:
         entry = self._entry_of.get(name)
         if entry is None:
             return self.versions.add(product_id, model, origin, who)
-        names = self._product_names(entry, model)
-        if name not in names.values():
-            raise InputError(
-                f"{model} has no product {name}: send it to one that it has, {', '.join(names.values())}"
-            )
-        version_ids = self.versions.add_joint(self.entries[entry], model, names, origin, who)
+        station_names = self._product_names(entry, model)
+        if name not in station_names.values():
+            existing_names = ", ".join(station_names.values())
+            raise InputError(f"{model} has no product {name}: send it to one that it has, {existing_names}")
+        version_ids = self.versions.add_joint(self.entries[entry], model, station_names, origin, who)
         self._load_products(entry)
         return version_ids[product_id]
 

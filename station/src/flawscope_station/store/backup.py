@@ -44,8 +44,8 @@ def backup(
     Args:
         settings: Settings of the station.
         target: Path of the new file.
-        tables_only: Whether to copy only SQLite's database. This is enough before an upgrade, which changes no
-            pictures and no models.
+        tables_only: Whether to copy only SQLite's database. This is enough before an upgrade, which changes
+            no pictures and no models.
         settings_files: Settings files of the station; the first includes the others. Passwords are in other
             files, which are not copied.
 

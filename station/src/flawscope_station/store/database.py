@@ -251,20 +251,20 @@ class Database:
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
-            origin = getattr(error, "orig", None)
-            reason = one_line_message(origin or error)
-            error_code = str(getattr(origin, "sqlstate", None) or "")
+            driver_error = getattr(error, "orig", None)
+            reason = one_line_message(driver_error or error)
+            error_code = str(getattr(driver_error, "sqlstate", None) or "")
             if "disk is full" in reason or error_code == POSTGRES_DISK_FULL:
                 # `full` is the reason as text
                 self.full = f"the disk of {self.name} is full; free some space"
                 # senders of parts get a text without the name of the database
                 sender_text = "the disk of the database is full; free some space"
                 raise StoreError(self.full, "disk_full", sender_text) from None
-            if self._is_silent(origin):
+            if self._is_silent(driver_error):
                 raise self._unusable_error(reason, SILENT) from None
             is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
             is_operational = isinstance(error, OperationalError | PoolTimeoutError)
-            if is_lost or is_operational or self._is_of_server(origin):
+            if is_lost or is_operational or self._is_of_server(driver_error):
                 raise self._unusable_error(reason, "store_unreachable") from None
             raise
 
@@ -283,21 +283,21 @@ class Database:
         sender_text = f"the database cannot be used: {reason}"
         return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
 
-    def _is_silent(self, origin: BaseException | None) -> bool:
+    def _is_silent(self, driver_error: BaseException | None) -> bool:
         """Return whether the error says that the server did not answer in time."""
         if self.is_sqlite:
             return False
         from flawscope_station.store import postgres
 
-        return postgres.is_silent(origin)
+        return postgres.is_silent(driver_error)
 
-    def _is_of_server(self, origin: BaseException | None) -> bool:
+    def _is_of_server(self, driver_error: BaseException | None) -> bool:
         """Return whether the error is about the database, and not about the statement."""
         if self.is_sqlite:  # a file that is damaged: SQLite calls it malformed
-            return type(origin) is sqlite3.DatabaseError and "malformed" in str(origin)
+            return type(driver_error) is sqlite3.DatabaseError and "malformed" in str(driver_error)
         from flawscope_station.store import postgres
 
-        return postgres.is_of_server(str(getattr(origin, "sqlstate", None) or ""))
+        return postgres.is_of_server(str(getattr(driver_error, "sqlstate", None) or ""))
 
     # ---- probes and upkeep
 

@@ -259,7 +259,7 @@ class Files:
         try:
             is_new_folder = not path.parent.is_dir()
             path.parent.mkdir(parents=True, exist_ok=True)
-            if is_new_folder and durable:
+            if is_new_folder and durable:  # the folder above has a new entry
                 files.sync_folder(path.parent.parent)
             with files.replace_file(path, durable=durable) as file:
                 file.write(data)

@@ -691,7 +691,7 @@ class ModelRegistry:
         return [_describe_made(row) for row in rows]
 
     def note_draft(self, number: int, mark: DraftMark) -> None:
-        """Record in the facts of a version that it has come from a draft.
+        """Record in the facts of a version from which draft it came.
 
         Args:
             number: Number of the version.

@@ -112,8 +112,8 @@ class OpenModels:
     def activate(self, models: Mapping[int, AddressModel]) -> None:
         """Let models judge from now on.
 
-        An entry is the address of a joint model, which has several products. A product that
-        the new model of the entry lacks is left without a model.
+        An entry is the address of a joint model, which has several products. A product that the new model of
+        the entry lacks is left without a model.
 
         Args:
             models: Number of the product or entry -> its model.

@@ -687,7 +687,7 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
 
 
 def _map_defects(connection: Connection, is_in_period: ColumnElement[bool]) -> tuple[list[Box], KindCounts]:
-    """Return the boxes of regions, and the counts of kinds, of the newest `MAX_MAPPED` anomalous inspections.
+    """Return boxes of regions and counts of kinds, from the newest `MAX_MAPPED` anomalous inspections.
 
     Inspections within tolerance are left out, and so are those that a person called good. A box is given in
     shares of the picture's sides.

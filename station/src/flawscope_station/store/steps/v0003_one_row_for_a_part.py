@@ -268,7 +268,7 @@ def _row_with_verdict(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> Row[Any]
 
 
 def _merged_review(part: Row[Any], rows: Sequence[Row[Any]], *, has_verdict: bool) -> str:
-    """Return the state of the review of a part."""
+    """Return how far a part is reviewed: done, waiting, skipped or none."""
     states = {row.review for row in rows}
     if has_verdict:
         return "done"
