@@ -105,7 +105,7 @@ class _RecentPictures:
         """Return whether a picture with the pixels of an earlier one was only sent again.
 
         The same key shows it. So does the same label, if it names a single part, no repeat of the earlier
-        picture was refused, and that picture was recorded at most `SENT_AGAIN_SECONDS` ago.
+        picture was refused, and that picture is not recorded yet or was at most `SENT_AGAIN_SECONDS` ago.
         """
         if key is not None and key == earlier.key:
             return True
