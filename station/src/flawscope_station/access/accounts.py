@@ -90,7 +90,7 @@ class Accounts:
     def _insert(self, connection: Connection, row: Mapping[str, object]) -> None:
         """Insert an account into the table.
 
-        A user and a token may not have the same name: verdicts are stored with the name alone.
+        A user and a token may not have the same name: a verdict is stored with a name that says no more.
 
         Args:
             connection: Connection of the transaction.

@@ -59,7 +59,9 @@ class _CachedPerson:
         Raises:
             ExpiredError: the token has expired.
         """
-        if self.expires_at is None or self.person is None:
+        if self.person is None:
+            return None
+        if self.expires_at is None:
             return self.person
         if not self.person.has_token:
             return self.person if is_current(self.expires_at) else None
@@ -303,7 +305,7 @@ class Access:
         return owner.current_person()
 
     def _look_up_open(self) -> _CachedPerson:
-        """Return LOCAL_PERSON as the owner if the station is open, else a `_CachedPerson` of nobody."""
+        """Return LOCAL_PERSON as the owner if the station is open; None as the owner otherwise."""
         if self._is_closed:
             return _CachedPerson(None)
         account_query = select(or_(exists(select(users.c.id)), exists(select(tokens.c.id))))
@@ -337,7 +339,7 @@ class Access:
         else:
             last_noted = max(row.used_at or 0, self._last_noted.get(row.id, 0))
             if abs(at - last_noted) > _NOTE_INTERVAL:  # `abs`: the clock may have been set back
-                self._last_noted[row.id] = at  # first: if the write fails, the next try is a minute later
+                self._last_noted[row.id] = at  # before the write: if it fails, the next try is a minute later
                 self.tokens.note_use(row.id, at)
         return _CachedPerson(Person(row.name, row.role, has_token=True), row.expires_at)
 

@@ -80,8 +80,8 @@ class SignInThrottle:
     def begin(self, name: str, address: str) -> bool:
         """Count a try as a failure in advance; `record_success` or `cancel` takes that back.
 
-        In this way, simultaneous tries count, too. A name that has signed in at this address before waits
-        only after failures of the same name at the same address.
+        In this way, simultaneous tries count, too. If the name has signed in at this address before, only
+        failures of this name at this address make it wait, not those of other names or at other addresses.
 
         Args:
             name: Name of the user.
@@ -100,16 +100,16 @@ class SignInThrottle:
             pair_key, _, _ = keys
             is_known_address = pair_key in self._known_addresses
             limits_in_force = (PAIR_LIMIT,) if is_known_address else LIMITS
-            # at a known address, `zip` leaves the failures of the pair alone
-            limited = list(zip(all_failures, limits_in_force, strict=False))
-            blocked_until = max(failures.blocked_until for failures, _ in limited)
+            # at a known address, `zip` takes the failures of the pair only
+            failures_and_limits = list(zip(all_failures, limits_in_force, strict=False))
+            blocked_until = max(failures.blocked_until for failures, _ in failures_and_limits)
             wait = math.ceil(blocked_until - now)
             if wait > 0:
                 text = f"too many failed sign-ins: try again in {pluralize(wait, 'second')}"
                 raise SignInError(text, wait)
             for failures in all_failures:
                 failures.count += 1
-            for failures, limit in limited:
+            for failures, limit in failures_and_limits:
                 failures.blocked_until = now + _wait_after(failures.count, limit)
         return is_known_address
 
@@ -160,7 +160,7 @@ def _throttle_keys(name: str, address: str) -> tuple[_Key, _Key, _Key]:
 
 
 def subnet(address: str) -> str:
-    """Return the network of an address, all of whose addresses count as one client.
+    """Return the network of an address; all addresses of a network count as one client.
 
     An IPv4 address is returned unchanged. For an IPv6 address, the /64 network is returned, because one
     client may use all addresses of it. A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
@@ -224,7 +224,7 @@ class Passwords:
 
     @contextmanager
     def _slot(self, address: str) -> Iterator[None]:
-        """Wait until a password from an address may be hashed, and hold its slot during the block.
+        """Wait until a password from an address may be hashed, and hold one of the slots during the block.
 
         Raises:
             SignInError: too many passwords wait already.

@@ -38,8 +38,8 @@ LOCAL_PERSON = Person("local", "admin")  # sender of every request to an open st
 def has_role(person: Person | None, role: str) -> bool:
     """Return whether a person has a role, or a role that includes it.
 
-    In the order of `ROLES`, each role from operator on includes all roles before it. A sender and a viewer
-    have no other role than their own.
+    Operator and the roles after it in `ROLES` include all roles before them. A sender and a viewer have no
+    other role than their own.
 
     Args:
         person: Sender of a request; None: unknown, without any role.

@@ -25,7 +25,7 @@ class Sessions:
     def start(self, connection: Connection, user_id: int) -> str:
         """Start a session of a user within a transaction, and return its cookie.
 
-        The cookie is valid for SESSION_SECONDS. Sessions of all users that have ended are removed.
+        The cookie is valid for SESSION_SECONDS. The ended sessions of all users are removed.
         """
         cookie = secrets.token_urlsafe(32)
         created_at = now()

@@ -66,7 +66,7 @@ class _AcceptedPicture:
 
 
 @dataclass
-class _Recent:
+class _RecentPictures:
     """Latest pictures of a view of a product.
 
     A sensor never gives the same pixels twice. A picture with the pixels of an earlier one was therefore sent
@@ -104,8 +104,8 @@ class _Recent:
     def _is_sent_again(self, earlier: _AcceptedPicture, key: str | None, label: _Label, at: float) -> bool:
         """Return whether a picture with the pixels of an earlier one was only sent again.
 
-        It was if it has the same key, or if, within `SENT_AGAIN_SECONDS` of the record, it has the same label
-        and the label names a single part.
+        The same key shows it. So does the same label, if it names a single part, no repeat of the earlier
+        picture was refused, and that picture is not recorded yet or was at most `SENT_AGAIN_SECONDS` ago.
         """
         if key is not None and key == earlier.key:
             return True
@@ -164,7 +164,8 @@ class CameraChecks:
         # product, and fault ("": usual light) -> number of such pictures in a row
         self._light_in_row: dict[tuple[int, str], int] = Counter()
         self._other_form_in_row: Counter[int] = Counter()  # product -> pictures of another form in a row
-        self._recent: dict[tuple[int, str | None], _Recent] = {}  # product and view -> latest pictures
+        # product and view -> latest pictures
+        self._recent: dict[tuple[int, str | None], _RecentPictures] = {}
         self._lock = threading.Lock()
 
     def facts(self, product_id: int) -> dict[str, object]:
@@ -207,8 +208,10 @@ class CameraChecks:
             return record
         with self._lock:
             is_accepted = self._accept_pictures(part, record)
-            recents = [self._recent_of(record.product_id, picture.view) for picture in record.pictures]
-            is_frozen = any(recent.refused_in_row >= FROZEN_PICTURES for recent in recents)
+            recent_of_views = [
+                self._recent_pictures(record.product_id, picture.view) for picture in record.pictures
+            ]
+            is_frozen = any(recent.refused_in_row >= FROZEN_PICTURES for recent in recent_of_views)
             self._set_fault(record.product_id, FROZEN, is_present=is_frozen)
         if not is_accepted:
             raise FrozenError(f"{part.name}: {_REPEATED}")
@@ -222,25 +225,24 @@ class CameraChecks:
         """
         label = (record.part, record.batch)
         at = self._clock.monotonic()
-        recents_and_pictures = [
-            (self._recent_of(record.product_id, picture.view), picture) for picture in record.pictures
-        ]
+        # recent pictures of a view, and its new picture
+        views = [(self._recent_pictures(record.product_id, new.view), new) for new in record.pictures]
         repeated = [
-            (recent, picture)
-            for recent, picture in recents_and_pictures
-            if recent.is_repeat(picture.pixels, part.key or picture.key, label, at)
+            (recent, new)
+            for recent, new in views
+            if recent.is_repeat(new.pixels, part.key or new.key, label, at)
         ]
         if repeated:
-            for recent, picture in repeated:
-                recent.refuse(picture.pixels)
+            for recent, new in repeated:
+                recent.refuse(new.pixels)
             return False
-        for recent, picture in recents_and_pictures:
-            recent.remember(picture.pixels, part.key or picture.key, label)
+        for recent, new in views:
+            recent.remember(new.pixels, part.key or new.key, label)
         return True
 
-    def _recent_of(self, product_id: int, view: str | None) -> _Recent:
+    def _recent_pictures(self, product_id: int, view: str | None) -> _RecentPictures:
         """Return the latest pictures of a product's view."""
-        return self._recent.setdefault((product_id, view), _Recent())
+        return self._recent.setdefault((product_id, view), _RecentPictures())
 
     def recorded(self, recorded: RecordedInspection) -> None:
         """Do nothing: each part that was released is answered."""
@@ -255,7 +257,7 @@ class CameraChecks:
             return
         with self._lock:
             for picture in inspection.pictures:
-                recent = self._recent_of(product_id, picture.view)
+                recent = self._recent_pictures(product_id, picture.view)
                 recent.note_recorded(picture.pixels, self._clock.monotonic())
         # there may be no predictions: then each is None
         for picture, prediction in zip_longest(inspection.pictures, recorded.predictions):
@@ -273,7 +275,7 @@ class CameraChecks:
             picture: Judged picture.
             shifts: `Prediction.shifts` of the picture; the first is about brightness. Empty: unknown.
         """
-        has_usual_light = bool(shifts) and shifts[0] == 0  # good parts of the model are as dark or bright
+        has_usual_light = bool(shifts) and shifts[0] == 0  # as dark or bright as the model's good parts
         fault = ""  # usual light
         if picture.brightness is not None and not has_usual_light:
             if picture.brightness < MIN_BRIGHTNESS:

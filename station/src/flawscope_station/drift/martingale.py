@@ -74,7 +74,7 @@ class Ranks:
             u: Random number in (0, 1], which breaks ties at random.
         """
         if len(self._sorted) >= self.epoch:
-            self._sorted = array("d")
+            self._sorted = array("d")  # a new epoch begins
         greater, equal = self.add(number)
         return min((greater + u * equal) / len(self._sorted), BELOW_ONE)
 
@@ -114,7 +114,7 @@ class Capital:
             factors: Factors [bets] by which the bets multiply their stakes, with the mean 1.
         """
         self._count += 1
-        # share of the idle capital that begins to bet now
+        # share of the idle capital that begins to bet now, as at the top of this file
         hazard = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
         # share of all capital that is divided equally among the bets
         shared = JUMP * (1 - self._idle_share) + hazard * self._idle_share

@@ -110,11 +110,11 @@ class DriftMonitor(BackgroundThread):
         except NoModelError:
             return
         test = self._tests.get(product_id)
-        has_test = test is not None and test.version == version
-        if has_test and product_id not in self._dirty:
+        is_test_current = test is not None and test.version == version
+        if is_test_current and product_id not in self._dirty:
             return
         self._dirty.discard(product_id)
-        if test is None or not has_test:
+        if test is None or test.version != version:
             test = self._begin(product_id, version)
             with self._lock:
                 self._ready.discard(product_id)
@@ -150,11 +150,11 @@ class DriftMonitor(BackgroundThread):
 
     def _read_rows(self, product_id: int, test: ScoreTest) -> list[JudgedScore]:
         """Return the next inspections for a test, `ROWS_PER_QUERY` at most, in the order of their numbers."""
-        column = inspections.c
+        inspection = inspections.c
         query = (
-            select(column.id, column.at, column.score, column.anomalous)
-            .where(on_line(product_id), column.id > test.last, column.version_id == test.version)
-            .order_by(column.id)
+            select(inspection.id, inspection.at, inspection.score, inspection.anomalous)
+            .where(on_line(product_id), inspection.id > test.last, inspection.version_id == test.version)
+            .order_by(inspection.id)
             .limit(ROWS_PER_QUERY)
         )
         with self.store.database.reading() as connection:
@@ -163,20 +163,20 @@ class DriftMonitor(BackgroundThread):
     def _begin(self, product_id: int, version: int) -> ScoreTest:
         """Return a new test of a version.
 
-        It reads the newest `HISTORY` inspections at most. It leaves out all inspections up to the last one
-        that another version judged, and up to the one after which an alarm was acknowledged last. A recorded
-        alarm stays if it was raised later than these.
+        The test leaves out the inspections before the newest `HISTORY`, those up to the last one of another
+        version, and those up to the last acknowledged alarm. A recorded alarm stays if no other
+        version and no acknowledgement came after it.
         """
-        column = inspections.c
+        inspection = inspections.c
         is_of_product = on_line(product_id)
-        history = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
-        newest_first = select(column.id).where(is_of_product).order_by(column.id.desc())
+        history_length = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
+        newest_first = select(inspection.id).where(is_of_product).order_by(inspection.id.desc())
         with self.store.database.reading() as connection:
-            last_before_history = connection.scalar(newest_first.offset(history).limit(1)) or 0
-            is_of_other_version = (column.id > last_before_history) & (column.version_id != version)
-            last_of_other_query = select(func.max(column.id)).where(is_of_product, is_of_other_version)
-            last_other = connection.scalar(last_of_other_query) or 0
-        after = max(last_other, self._last_acknowledged(product_id))
+            last_before_history = connection.scalar(newest_first.offset(history_length).limit(1)) or 0
+            is_of_other_version = (inspection.id > last_before_history) & (inspection.version_id != version)
+            last_of_other_query = select(func.max(inspection.id)).where(is_of_product, is_of_other_version)
+            last_of_other_version = connection.scalar(last_of_other_query) or 0
+        after = max(last_of_other_version, self._last_acknowledged(product_id))
         start = max(after, last_before_history)
         test = ScoreTest(version, after=start, bound=self.bounds[product_id])
         alarm_events = self.store.events(ALARM_EVENT, product_id)

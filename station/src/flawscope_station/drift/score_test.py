@@ -98,11 +98,13 @@ def read_note(text: str) -> Change | None:
     match = _NOTE_PATTERN.match(text)
     if match is None:
         return None
-    change_of_phrase = {phrase: change for change, phrase in _PHRASES.items()}
-    how = change_of_phrase[match["how"]]
+    how_by_phrase = {phrase: how for how, phrase in _PHRASES.items()}
     since_seconds = datetime.fromisoformat(f"{match['since']}+00:00").timestamp()
     return Change(
-        inspection=int(match["at"]), since=round(since_seconds * 1e6), first=int(match["first"]), how=how
+        inspection=int(match["at"]),
+        since=round(since_seconds * 1e6),
+        first=int(match["first"]),
+        how=how_by_phrase[match["how"]],
     )
 
 
@@ -145,8 +147,8 @@ class ScoreTest:
         self._capital = Capital(len(_CHANGES))
         # logarithm of each bet's gain since its best beginning
         self._gains: Floats = np.zeros(len(_CHANGES))
-        # best beginning of each bet [bets, 4]: number and time of the inspection, and before it the number of
-        # passed inspections and the sum of their p-values
+        # best beginning of each bet [bets, 4]: number and time of its inspection, number of the passed
+        # inspections before that one, and the sum of their p-values
         self._beginnings: Floats = np.zeros((len(_CHANGES), 4))
 
     @property
@@ -188,10 +190,10 @@ class ScoreTest:
         # computed for all rows at once, which takes no longer than for one row
         log_factors = score_bets(np.array(p_values))
         factors = np.exp(log_factors)
-        for row, p_value, row_logs, row_factors in zip(
+        for row, p_value, row_log_factors, row_factors in zip(
             passed_rows, p_values, log_factors, factors, strict=True
         ):
-            self._bet(row, p_value, row_logs, row_factors)
+            self._bet(row, p_value, row_log_factors, row_factors)
         return None if alarm_before is self.alarm else self.alarm
 
     def _bet(self, row: JudgedScore, p_value: float, log_factors: Floats, factors: Floats) -> None:

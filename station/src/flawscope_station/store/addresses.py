@@ -141,18 +141,18 @@ class Addresses:
             InputError: the settings of the entry do not suit a joint model, or its model cannot be used and
                 no version of a joint model is active.
         """
-        product = self.configured[name]
-        if product.learn is not None:
+        entry_settings = self.configured[name]
+        if entry_settings.learn is not None:
             raise InputError(f"product {name}: {CANNOT_LEARN}; leave out `learn`")
-        if product.false_alarm_rate is not None:
+        if entry_settings.false_alarm_rate is not None:
             raise InputError(
                 f"product {name}: a joint model has its false-alarm rate from its fit; leave out "
                 "`false_alarm_rate`"
             )
         if self.store.totals(number)["inspections"]:
             raise InputError(
-                f"product {name} has inspections of its own, and {product.model} has several products: give "
-                "the joint model another name in the settings"
+                f"product {name} has inspections of its own, and {entry_settings.model} has several "
+                "products: give the joint model another name in the settings"
             )
         self.entries[name] = number
         self.versions.joint_entries.add(number)
@@ -164,10 +164,10 @@ class Addresses:
         self._load_products(name)
 
     def _add_model(self, name: str) -> tuple[bool, int]:
-        """Keep the model file that the settings name for an address as a version.
+        """Add a version with the model file that the settings name for an address.
 
         Returns:
-            True if the version is new, False if it existed; and the number of the version.
+            Whether the version is new, and its number.
         """
         number = self.address_id(name)
         model = self.configured[name].model
@@ -175,8 +175,8 @@ class Addresses:
         earlier_ids = {version["id"] for version in self.versions.list_versions(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
-            names = self._product_names(name, model)
-            version_id = self.versions.add_joint(number, model, names, origin, STATION_USER)[number]
+            station_names = self._product_names(name, model)
+            version_id = self.versions.add_joint(number, model, station_names, origin, STATION_USER)[number]
         else:
             version_id = self.versions.add(number, model, origin, STATION_USER)
         return version_id not in earlier_ids, version_id
@@ -198,7 +198,8 @@ class Addresses:
         for name in facts.manifests:
             station_name = suggest_product_name(name)
             is_taken = station_name in station_names.values() or station_name in self.configured
-            is_of_other_entry = self._entry_of.get(station_name, entry) != entry
+            existing_entry = self._entry_of.get(station_name)
+            is_of_other_entry = existing_entry not in (None, entry)
             if is_taken or is_of_other_entry:
                 raise InputError(
                     f"{entry}: the model's product {name} would be {station_name} at the station, where "
@@ -208,7 +209,7 @@ class Addresses:
         return station_names
 
     def _load_products(self, entry: str) -> None:
-        """Load all recorded products of an entry, also those of its earlier models; loaded ones stay.
+        """Load all recorded products of an entry that are not loaded yet, also those of its earlier models.
 
         Args:
             entry: Name of the entry, a block of the settings that names a joint model.
@@ -218,6 +219,7 @@ class Addresses:
             number = row.id
             name = row.name
             if name not in self.products:
+                # folder and sources send their pictures to the entry
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name] = entry
                 self.names[number] = name
@@ -245,8 +247,10 @@ class Addresses:
             self.versions.resume(number)
             return
         try:
-            # the model of an entry was added at the start
-            is_new, version = self._added_versions.get(name) or self._add_model(name)
+            if name in self._added_versions:  # an entry, whose model was added at the start
+                is_new, version = self._added_versions[name]
+            else:
+                is_new, version = self._add_model(name)
         except InputError as error:
             resumed = self.versions.resume(number)
             if resumed is None:
@@ -254,7 +258,7 @@ class Addresses:
             self.say(f"{name}: {error}; version {resumed} goes on")
             return
         resumed = None
-        if not is_new:
+        if not is_new:  # a new model file is activated; otherwise the last active version is resumed
             try:
                 resumed = self.versions.resume(number)
             except InputError as error:
@@ -283,12 +287,11 @@ class Addresses:
         entry = self._entry_of.get(name)
         if entry is None:
             return self.versions.add(product_id, model, origin, who)
-        names = self._product_names(entry, model)
-        if name not in names.values():
-            raise InputError(
-                f"{model} has no product {name}: send it to one that it has, {', '.join(names.values())}"
-            )
-        version_ids = self.versions.add_joint(self.entries[entry], model, names, origin, who)
+        station_names = self._product_names(entry, model)
+        if name not in station_names.values():
+            existing_names = ", ".join(station_names.values())
+            raise InputError(f"{model} has no product {name}: send it to one that it has, {existing_names}")
+        version_ids = self.versions.add_joint(self.entries[entry], model, station_names, origin, who)
         self._load_products(entry)
         return version_ids[product_id]
 
@@ -330,7 +333,7 @@ class Addresses:
         version = self.versions.accept_questions(number, added_version, who)
         self.versions.activate(number, version, who, goes_live=True)
         if name not in self.products:
-            is_announced = number in self.names  # also if the product was removed since the start
+            is_announced = number in self.names  # a product that was removed since the start is still there
             self.configured[name] = self.settings[name] = product
             self.names[number] = name
             self.products[name] = number  # last, because requests find the product from here on
@@ -342,7 +345,7 @@ class Addresses:
         """Remove a product: requests no longer find it, and its model no longer judges.
 
         The product keeps its number and its records. Its model is deactivated, so that the removal outlasts a
-        restart: a product from the pages without an active model is left out at the next start.
+        restart: the station takes up a product that was added on the pages only if it has an active model.
 
         Args:
             name: Name of the product.
@@ -382,7 +385,7 @@ class Addresses:
         return {name: number_by_name[name] for name in list(self.configured) if name in number_by_name}
 
     def settings_of(self, name: str) -> ProductSettings:
-        """Return the settings of a product; of a joint model's product, those of the joint model.
+        """Return the settings of a product; a product of a joint model has those of the entry.
 
         Raises:
             NotFoundError: there is no such product, or it was removed.

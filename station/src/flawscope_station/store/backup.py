@@ -44,8 +44,8 @@ def backup(
     Args:
         settings: Settings of the station.
         target: Path of the new file.
-        tables_only: Copy only SQLite's database. This is enough before an upgrade, which changes no pictures
-            and no models.
+        tables_only: Whether to copy only SQLite's database. This is enough before an upgrade, which changes
+            no pictures and no models.
         settings_files: Settings files of the station; the first includes the others. Passwords are in other
             files, which are not copied.
 
@@ -62,7 +62,7 @@ def backup(
     _check_target(path, home, has_database)
     if tables_only and not has_database:
         raise InputError("the tables of this station are PostgreSQL's: copy them with pg_dump")
-    Files(home).identity()
+    Files(home).identity()  # makes the identity if it is missing: the backup needs it
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
             copy = Path(folder, DATABASE_FILE)
@@ -88,7 +88,7 @@ def _write(
         path: Path of the archive.
         home: Folder of the station.
         database: Path of a copy of SQLite's database; None: the station has PostgreSQL.
-        tables_only: Leave the files of the station's folder out.
+        tables_only: Whether to leave the files of the station's folder out.
         settings_files: Settings files of the station.
     """
     with files.atomic_write(path) as file:
@@ -192,13 +192,13 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
     files_of_station = Files(home)
     files_of_station.lock()
     try:
-        with tempfile.TemporaryDirectory(dir=home, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
+        with tempfile.TemporaryDirectory(dir=home, prefix=".", suffix=files.PARTIAL_SUFFIX) as unpacked:
             with tarfile.open(source, "r:") as tar:
-                tar.extract(DATABASE_FILE, folder, filter="data")
-                tar.extract(IDENTITY_FILE, folder, filter="data")
-            if (Path(folder) / IDENTITY_FILE).read_bytes() != (home / IDENTITY_FILE).read_bytes():
+                tar.extract(DATABASE_FILE, unpacked, filter="data")
+                tar.extract(IDENTITY_FILE, unpacked, filter="data")
+            if (Path(unpacked) / IDENTITY_FILE).read_bytes() != (home / IDENTITY_FILE).read_bytes():
                 raise InputError(f"{source} is of another station: name a backup of this one")
-            with closing(sqlite3.connect(Path(folder) / DATABASE_FILE)) as connection:
+            with closing(sqlite3.connect(Path(unpacked) / DATABASE_FILE)) as connection:
                 check_sqlite(connection)
             replaced_folder = Path(tempfile.mkdtemp(dir=home, prefix=REPLACED_TABLES, suffix=""))
             for path in home.glob(f"{DATABASE_FILE}*"):
@@ -206,7 +206,7 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
             for earlier_folder in home.glob(f"{REPLACED_TABLES}*"):
                 if earlier_folder != replaced_folder:
                     shutil.rmtree(earlier_folder, ignore_errors=True)
-            (Path(folder) / DATABASE_FILE).rename(home / DATABASE_FILE)
+            (Path(unpacked) / DATABASE_FILE).rename(home / DATABASE_FILE)
     except (tarfile.TarError, KeyError, EOFError, sqlite3.Error):  # KeyError: the archive lacks a file
         raise InputError(
             f"{source} is damaged, or no backup: take another one; nothing was restored"
@@ -249,24 +249,24 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     home = Path(settings.store)
     if not path.is_file():
         raise InputError(f"there is no backup {path}: check the path")
-    is_new = not home.exists()
-    folder = home / f".restored{files.PARTIAL_SUFFIX}"
+    is_new_home = not home.exists()
+    unpacked_folder = home / f".restored{files.PARTIAL_SUFFIX}"
     try:
-        existing_names: set[str] = set() if is_new else {entry.name for entry in home.iterdir()}
+        existing_names: set[str] = set() if is_new_home else {entry.name for entry in home.iterdir()}
         if existing_names - IGNORED_ENTRIES:
             raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")
-        folder.mkdir(mode=0o700, parents=True)
-        _unpack(path, folder)
-        _check_unpacked(path, folder, settings)
-        for entry in list(folder.iterdir()):
+        unpacked_folder.mkdir(mode=0o700, parents=True)
+        _unpack(path, unpacked_folder)
+        _check_unpacked(path, unpacked_folder, settings)
+        for entry in list(unpacked_folder.iterdir()):
             entry.rename(home / entry.name)
     except (tarfile.TarError, EOFError, sqlite3.Error):
         raise InputError(f"{path} is damaged, or no backup: take another one; nothing was restored") from None
     except OSError as error:
         raise FlawscopeError(f"cannot write {home}: {error.strerror}; nothing was restored") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if is_new:
+        shutil.rmtree(unpacked_folder, ignore_errors=True)
+        if is_new_home:
             with suppress(OSError):  # after a success the folder is not empty: `rmdir` fails, and it stays
                 home.rmdir()
     return path.stat().st_size
@@ -281,7 +281,7 @@ def _unpack(path: Path, folder: Path) -> None:
     with tarfile.open(path, "r:") as tar:
         for member in members_of(tar):
             tar.extract(member, folder, filter="data")
-    if not (folder / IDENTITY_FILE).exists():
+    if not (folder / IDENTITY_FILE).exists():  # the last file of a backup
         raise EOFError
 
 

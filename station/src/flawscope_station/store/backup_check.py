@@ -53,16 +53,16 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
     try:
         with tempfile.TemporaryDirectory(suffix=files.PARTIAL_SUFFIX) as folder:
             names = _read_members(path, folder)
-            inspections = None
-            missing = 0
+            inspection_count = None
+            missing_count = 0
             if DATABASE_FILE in names:
-                inspections, missing = _check_records(Path(folder) / DATABASE_FILE, names)
+                inspection_count, missing_count = _check_records(Path(folder) / DATABASE_FILE, names)
     except (tarfile.TarError, EOFError, sqlite3.Error):
         raise InputError(f"{path} is damaged, or no backup: take another one") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     has_settings = any(name.startswith(f"{SETTINGS}/") for name in names)
-    return VerifiedBackup(len(names), inspections, missing, has_settings)
+    return VerifiedBackup(len(names), inspection_count, missing_count, has_settings)
 
 
 def _read_members(path: Path, folder: str) -> set[str]:
@@ -82,7 +82,7 @@ def _read_members(path: Path, folder: str) -> set[str]:
             elif not _matches_hash(tar, member):
                 raise InputError(f"{path}: {member.name} is damaged: take another backup")
             names.add(member.name)
-    if IDENTITY_FILE not in names:
+    if IDENTITY_FILE not in names:  # the last file of a backup
         raise EOFError
     return names
 
@@ -125,12 +125,12 @@ def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
         (PICTURES, "SELECT DISTINCT hash, suffix FROM pictures WHERE removed_at IS NULL"),
         (MASKS, f"SELECT DISTINCT mask, '{MASK_SUFFIX}' FROM verdicts WHERE mask IS NOT NULL"),
     )
-    missing = 0
+    missing_count = 0
     with closing(sqlite3.connect(database)) as connection:
         check_sqlite(connection)
-        (inspections,) = connection.execute("SELECT count(*) FROM inspections").fetchone()
+        (inspection_count,) = connection.execute("SELECT count(*) FROM inspections").fetchone()
         for kind, query in queries:
             for digest, suffix in connection.execute(query):
                 if f"{kind}/{digest[:3]}/{digest}{suffix}" not in names:
-                    missing += 1
-    return inspections, missing
+                    missing_count += 1
+    return inspection_count, missing_count

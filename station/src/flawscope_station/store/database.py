@@ -112,10 +112,10 @@ class Database:
         self._writer = self.engine.execution_options(writes=True)
         self._write_lock = threading.Lock()
         # table -> its largest row id when its statistics were updated
-        self._last_rows: dict[str, int] = {}
+        self._last_row_ids: dict[str, int] = {}
         reader_options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**reader_options)
-        # a connection apart, with which a probe asks the database even while all other connections wait
+        # a probe has its own connection: it reaches the database even while all other connections wait
         self._prober = _create_engine(url, is_probe=True)
 
     @property
@@ -151,8 +151,8 @@ class Database:
     def writing_unchecked(self) -> Iterator[Connection]:
         """Open a transaction in which SQLite does not check foreign keys.
 
-        Without the check, a migration can replace tables. A row can be removed fast, too, even if no index
-        finds the rows that refer to the removed row: the check would read millions of rows from end to end.
+        Without the check, a migration can replace tables, and can remove rows fast. Where no index finds the
+        rows that refer to a removed row, the check would read millions of rows from end to end.
         """
         with self._translated_errors(), self._write_turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
@@ -197,8 +197,8 @@ class Database:
     def _write_turn(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the lock for writing to SQLite during the block, because SQLite has one writer at a time.
 
-        SQLite's own lock does not keep the order of the writers: it is retried at growing intervals. For
-        PostgreSQL nothing is done.
+        SQLite's own lock does not keep the order of the writers, because each one tries it again at growing
+        intervals. For PostgreSQL nothing is done.
 
         Args:
             seconds: Longest time to wait; None: `LOCK_TIMEOUT`.
@@ -251,20 +251,20 @@ class Database:
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
-            origin = getattr(error, "orig", None)
-            reason = one_line_message(origin or error)
-            error_code = str(getattr(origin, "sqlstate", None) or "")
+            driver_error = getattr(error, "orig", None)
+            reason = one_line_message(driver_error or error)
+            error_code = str(getattr(driver_error, "sqlstate", None) or "")
             if "disk is full" in reason or error_code == POSTGRES_DISK_FULL:
                 # `full` is the reason as text
                 self.full = f"the disk of {self.name} is full; free some space"
                 # senders of parts get a text without the name of the database
                 sender_text = "the disk of the database is full; free some space"
                 raise StoreError(self.full, "disk_full", sender_text) from None
-            if self._is_silent(origin):
+            if self._is_silent(driver_error):
                 raise self._unusable_error(reason, SILENT) from None
             is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
             is_operational = isinstance(error, OperationalError | PoolTimeoutError)
-            if is_lost or is_operational or self._is_of_server(origin):
+            if is_lost or is_operational or self._is_of_server(driver_error):
                 raise self._unusable_error(reason, "store_unreachable") from None
             raise
 
@@ -283,21 +283,21 @@ class Database:
         sender_text = f"the database cannot be used: {reason}"
         return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
 
-    def _is_silent(self, origin: BaseException | None) -> bool:
+    def _is_silent(self, driver_error: BaseException | None) -> bool:
         """Return whether the error says that the server did not answer in time."""
         if self.is_sqlite:
             return False
         from flawscope_station.store import postgres
 
-        return postgres.is_silent(origin)
+        return postgres.is_silent(driver_error)
 
-    def _is_of_server(self, origin: BaseException | None) -> bool:
+    def _is_of_server(self, driver_error: BaseException | None) -> bool:
         """Return whether the error is about the database, and not about the statement."""
         if self.is_sqlite:  # a file that is damaged: SQLite calls it malformed
-            return type(origin) is sqlite3.DatabaseError and "malformed" in str(origin)
+            return type(driver_error) is sqlite3.DatabaseError and "malformed" in str(driver_error)
         from flawscope_station.store import postgres
 
-        return postgres.is_of_server(str(getattr(origin, "sqlstate", None) or ""))
+        return postgres.is_of_server(str(getattr(driver_error, "sqlstate", None) or ""))
 
     # ---- probes and upkeep
 
@@ -341,7 +341,7 @@ class Database:
         if not self.is_sqlite:
             return
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
-        earlier_row_ids = dict(self._last_rows)
+        earlier_row_ids = dict(self._last_row_ids)
         for table, table_indexes in groupby(self.rows(indexes), attrgetter("tbl_name")):
             ((last_row_id,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
             # -1: the first call updates a table even if it is empty
@@ -351,8 +351,8 @@ class Database:
                 with self.writing() as connection:
                     connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
                     connection.exec_driver_sql(f'ANALYZE "{index.name}"')
-            self._last_rows[table] = last_row_id
-        if self._last_rows != earlier_row_ids:
+            self._last_row_ids[table] = last_row_id
+        if self._last_row_ids != earlier_row_ids:
             self.engine.dispose()
 
     def give_space_back(self) -> bool:

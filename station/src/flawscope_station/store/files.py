@@ -224,8 +224,8 @@ class Files:
             can_remove = is_unneeded()
         finally:
             with self._lock:
-                remaining_removals = self._removals.pop(digest, 0)
-                was_held_meanwhile = remaining_removals == 0  # `hold` took the entry out
+                entry = self._removals.pop(digest, 0)
+                was_held_meanwhile = entry == 0  # `hold` took the entry out
         if was_held_meanwhile or not can_remove:
             return False
         with self._lock:
@@ -259,7 +259,7 @@ class Files:
         try:
             is_new_folder = not path.parent.is_dir()
             path.parent.mkdir(parents=True, exist_ok=True)
-            if is_new_folder and durable:
+            if is_new_folder and durable:  # the folder above has a new entry
                 files.sync_folder(path.parent.parent)
             with files.replace_file(path, durable=durable) as file:
                 file.write(data)
@@ -383,7 +383,7 @@ class Files:
         If the disk hangs, the call hangs, too. Therefore only one thread calls it, and all others read
         `disk`.
         """
-        written = self.written
+        written = self.written  # before the measurement: what is written during it counts as written later
         free_bytes = None
         error = None
         try:
@@ -466,8 +466,9 @@ class StrayFiles:
             while group := list(islice(old_files, FILES_PER_QUERY)):
                 start = time.monotonic()
                 needed = self.needed_hashes(kind, sorted({digest for _, digest in group}))
-                strays = [(path, digest) for path, digest in group if digest not in needed]
-                removed_count += sum(self._remove(kind, path, digest) for path, digest in strays)
+                for path, digest in group:
+                    if digest not in needed and self._remove(kind, path, digest):
+                        removed_count += 1
                 self.pause(time.monotonic() - start)
         return removed_count
 
@@ -486,16 +487,16 @@ class StrayFiles:
     def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
         """Yield path and hash of each file of a kind that is older than `STRAY_AGE`.
 
-        For the kind `MODELS`, these are the folders of the models and the first digits of the hashes, by
-        which the folders are named.
+        For the kind `MODELS`, the folders of the models are yielded, each with its name, which is the first
+        digits of the hash.
         """
-        latest_time = time.time() - STRAY_AGE  # of the last change of a file that is old enough
+        newest_change = time.time() - STRAY_AGE  # files that were changed later are too new
         is_model = kind == MODELS
         for path in (self.files.folder / kind).glob("*" if is_model else "*/*"):
             digest = path.name if is_model else path.name.partition(".")[0]
             with suppress(OSError):  # the file was removed meanwhile
                 is_of_station = path.is_dir() if is_model else len(digest) == HASH_DIGITS
-                if is_of_station and path.stat().st_mtime < latest_time:
+                if is_of_station and path.stat().st_mtime < newest_change:
                     yield path, digest
 
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
@@ -513,11 +514,11 @@ class StrayFiles:
             query = select(pictures.c.hash).where(pictures.c.hash.in_(digests))
             query = query.where(pictures.c.removed_at.is_(None))
         with self.database.reading() as connection:
-            values = set(connection.execute(query).scalars())
+            needed_values = set(connection.execute(query).scalars())
         if kind == MODELS:
-            needed_folders = {Path(file).parent.name for file in values}
+            needed_folders = {Path(file).parent.name for file in needed_values}
             return needed_folders & set(digests)
-        return values
+        return needed_values
 
 
 def _is_unfinished(name: str) -> bool:

@@ -299,7 +299,7 @@ def _picture_columns(inspection: NewInspection, picture: SeenPicture) -> dict[st
 
 
 def inspection_columns(inspection: NewInspection) -> dict[str, object]:
-    """Return the columns in `inspections` of a new inspection."""
+    """Return a new inspection's columns in the table `inspections`."""
     columns = {name: getattr(inspection, name) for name in _INSPECTION_FIELDS}
     columns |= {name: inspection.record.get(name) for name in _RECORD_FIELDS}
     columns["name"] = inspection.name[:MAX_NAME_LENGTH]

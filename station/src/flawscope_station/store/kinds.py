@@ -50,6 +50,6 @@ def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> Kin
     alphabetical_counts = dict(sorted(single_counts.items()))
     # `most_common` leaves kinds with the same count in alphabetical order
     named = dict(Counter(alphabetical_counts).most_common())
-    several = sum(len(kinds) > 1 for kinds in kinds_of_inspections)
-    new = sum(len(kinds) == 0 for kinds in kinds_of_inspections)
-    return KindCounts(named, several, new)
+    several_count = sum(len(kinds) > 1 for kinds in kinds_of_inspections)
+    new_count = sum(len(kinds) == 0 for kinds in kinds_of_inspections)  # no kind fits these
+    return KindCounts(named, several_count, new_count)

@@ -42,6 +42,7 @@ class LineAlarms(NamedTuple):
         Args:
             parts: For each part, whether it was flagged, and its verdict (None: it has no verdict).
         """
+        # nobody called these parts a defect
         good_parts = [(is_flagged, verdict) for is_flagged, verdict in parts if verdict != DEFECT]
         false_alarms = good_parts.count((True, GOOD))
         unreviewed = good_parts.count((True, None))
@@ -134,13 +135,15 @@ def count_parts(database: Database, product_id: int, version: int) -> LineAlarms
     is_learnt = exists().where(
         learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels
     )
-    column = inspections.c
-    query = select(column.picture, column.part, column.batch, column.anomalous, column.verdict)
-    query = query.select_from(inspections.join(pictures))
-    query = query.where(on_line(product_id), column.version_id == version).where(
-        ~column.tolerated, ~is_learnt
+    inspection = inspections.c
+    query = select(
+        inspection.picture, inspection.part, inspection.batch, inspection.anomalous, inspection.verdict
     )
-    query = query.order_by(column.id.desc()).limit(RECENT_PARTS)
+    query = query.select_from(inspections.join(pictures))
+    query = query.where(on_line(product_id), inspection.version_id == version).where(
+        ~inspection.tolerated, ~is_learnt
+    )
+    query = query.order_by(inspection.id.desc()).limit(RECENT_PARTS)
     # part -> flag and verdict; the newest come first, and a part's first inspection overwrites its later ones
     judgement_by_part = {}
     with database.reading() as connection:

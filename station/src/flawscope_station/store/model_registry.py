@@ -254,13 +254,14 @@ class ModelRegistry:
             raise InputError(f"version {number}: {error}") from None
         origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
         with self._temporary_file(model.with_rate(rate), row.file) as path:
-            return self.add(product_id, path, origin, who, {RATE_OF: facts.get(RATE_OF, number)})
+            original = facts.get(RATE_OF, number)  # a copy of a copy has the number of the first version
+            return self.add(product_id, path, origin, who, {RATE_OF: original})
 
     def _version_at_configured_rate(self, product_id: int, number: int) -> int:
         """Return the number of a version that has the false-alarm rate of the settings.
 
-        It is the given version itself if that has this rate, or if the settings name no rate. Otherwise a new
-        version is added by `add_at_rate`; errors are the same.
+        The given version is returned if it has this rate, or if the settings name no rate. Otherwise
+        `add_at_rate` adds a version, and may raise its errors.
         """
         rate = self.rates.get(product_id)
         if rate is None:
@@ -294,14 +295,14 @@ class ModelRegistry:
             self._keep(copy, file_columns)
             with self.database.writing() as connection:
                 self._lock_all(connection, [entry_id])
-                facts: Mapping[str, object] = {"products": [*names.values()]}
-                version_by_address = {entry_id: self._insert(connection, entry_id, file_columns, facts)}
+                entry_facts = {"products": [*names.values()]}
+                version_by_address = {entry_id: self._insert(connection, entry_id, file_columns, entry_facts)}
                 for name, manifest in manifests.items():
                     product_id = add_product(connection, names[name], entry_id)
-                    product_facts = ModelFacts.of(manifest)
-                    facts = {**_version_facts(product_facts), "product": name}
+                    model_facts = ModelFacts.of(manifest)
+                    product_facts = {**_version_facts(model_facts), "product": name}
                     version_by_address[product_id] = self._insert(
-                        connection, product_id, file_columns, facts, product_facts
+                        connection, product_id, file_columns, product_facts, model_facts
                     )
                 for version in version_by_address.values():
                     make_ready(connection, version, who)
@@ -317,9 +318,9 @@ class ModelRegistry:
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
         """Yield the path of a copy of a model file, and the copy's columns in `versions`.
 
-        If the station has a file with this content and name, that file is the copy. Else the file is copied
-        and hashed in a single read, because it may be replaced meanwhile; this copy is temporary, and is
-        removed after the block.
+        If the station has a file with this content and name, that file is the copy. Otherwise a temporary
+        copy is made, which is removed after the block. It is hashed while it is written, because the original
+        may be replaced meanwhile.
 
         Args:
             path: Path of the model file.
@@ -369,9 +370,9 @@ class ModelRegistry:
             connection: Connection of the transaction.
             product_id: Number of the product or entry.
             file: Columns of the file, from `_copy`.
-            facts: Facts of the version.
-            model: Facts of the product's model, whose pictures are recorded as learnt; None: the version is
-                that of an entry.
+            facts: Content of the version's column `facts`.
+            model: Facts of the product's model; the pictures in them are recorded as learnt. None: the
+                version is that of an entry.
 
         Returns:
             The number of the new or existing version.
@@ -447,9 +448,9 @@ class ModelRegistry:
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
         """Open a version and let it judge from now on; it also judges pictures that are waiting.
 
-        A version of a joint model judges for all products of the model. If the model does not know a product
-        of the entry, this product has no active version then. If the settings name another false-alarm rate,
-        a version with that rate is added and activated instead.
+        A version of a joint model judges for all products of the model. A product of
+        the entry that the model does not know is left without an active version. If the settings name another
+        false-alarm rate, a version with that rate is added and activated instead.
 
         Args:
             product_id: Number of the product or entry.
@@ -507,7 +508,7 @@ class ModelRegistry:
             The number of a version without open questions. It is the given version if that has none;
             otherwise it is a new version with the same model.
         """
-        rows = self._same_file_rows(product_id, number)  # all of the same file
+        rows = self._same_file_rows(product_id, number)
         model, questions = router.accept_questions(self._load_model(rows[0]))
         if not questions:
             return number
@@ -555,7 +556,7 @@ class ModelRegistry:
 
         Returns:
             The number of the opened version; None: no version was active. If the settings name another
-            false-alarm rate, it is the number of a version with that rate.
+            false-alarm rate, a version with that rate is opened.
         """
         with self.database.reading() as connection:
             number = _active_number(connection, product_id)
@@ -563,12 +564,12 @@ class ModelRegistry:
             return None
         rows = self._same_file_rows(product_id, number)
         are_all_active = all(row.state == ACTIVE for row in rows)
-        rated_number = self._version_at_configured_rate(product_id, number)
-        if are_all_active and rated_number == number:
+        number_at_rate = self._version_at_configured_rate(product_id, number)
+        if are_all_active and number_at_rate == number:
             self.models.activate(self._load_models(rows))
         else:  # a product of the joint model had its own model meanwhile, or the settings name another rate
-            self.activate(product_id, rated_number, who="station")
-        return rated_number
+            self.activate(product_id, number_at_rate, who="station")
+        return number_at_rate
 
     def active_facts(self, product_id: int) -> dict[str, object]:
         """Return the facts of the version that was active last; empty: no version was active."""
@@ -608,7 +609,7 @@ class ModelRegistry:
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """Return the rows of a version, and of all versions that are activated together with it.
 
-        If the version is of a joint model, they are the versions of its entry and of all its products.
+        Together with a version of a joint model, those of its entry and of all its products are activated.
         Otherwise there is only the row of the version. Each row has the name of its product in the column
         `called`.
 
@@ -623,10 +624,11 @@ class ModelRegistry:
         is_joint = _is_joint(version_row)
         with self.database.reading() as connection:
             if product_id in self.joint_entries:
-                entry: int | None = product_id
+                entry_id: int | None = product_id
             else:
-                entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
-            if is_joint != (entry in self.joint_entries):
+                entry_id = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
+            is_joint_address = entry_id in self.joint_entries
+            if is_joint != is_joint_address:
                 kind, other = ("a joint model", "a model") if is_joint else ("a model", "a joint model")
                 raise InputError(
                     f"version {number} is of {kind}, and the settings name {other} for this product: name "
@@ -634,7 +636,7 @@ class ModelRegistry:
                 )
             if not is_joint:
                 return connection.execute(query.where(versions.c.id == number)).all()
-            is_affected = or_(products.c.id == entry, products.c.entry_id == entry)
+            is_affected = or_(products.c.id == entry_id, products.c.entry_id == entry_id)
             return connection.execute(query.where(versions.c.hash == version_row.hash, is_affected)).all()
 
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
@@ -658,15 +660,17 @@ class ModelRegistry:
             name = json.loads(row.facts).get("product")
             if name is not None:
                 product_by_name[name] = ProductModel(row.product_id, row.id, model.product(name), row.called)
-        missing = [name for name in model.products if name not in product_by_name]
-        if missing:
-            raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
+        missing_names = [name for name in model.products if name not in product_by_name]
+        if missing_names:
+            raise InputError(
+                f"{missing_names[0]} has another model at this station: leave it out of the joint one"
+            )
         model_by_address = {
             product.product_id: AddressModel.single(product) for product in product_by_name.values()
         }
-        entries = [row.product_id for row in rows if row.product_id not in model_by_address]
-        for entry in entries:
-            model_by_address[entry] = AddressModel(model, product_by_name)
+        entry_ids = [row.product_id for row in rows if row.product_id not in model_by_address]
+        for entry_id in entry_ids:
+            model_by_address[entry_id] = AddressModel(model, product_by_name)
         return model_by_address
 
     def _load_model(self, row: VersionRow) -> Model:
@@ -687,7 +691,7 @@ class ModelRegistry:
         return [_describe_made(row) for row in rows]
 
     def note_draft(self, number: int, mark: DraftMark) -> None:
-        """Record in the facts of a version that it has come from a draft.
+        """Record in the facts of a version from which draft it came.
 
         Args:
             number: Number of the version.
@@ -813,7 +817,7 @@ def _activate(connection: Connection, product_ids: Collection[int], numbers: Seq
 
     Args:
         connection: Connection of the transaction.
-        product_ids: Numbers of the products and entries; all products of these entries are added.
+        product_ids: Numbers of the products and entries; an entry also stands for all its products.
         numbers: Numbers of the versions to activate.
 
     Raises:

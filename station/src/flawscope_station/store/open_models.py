@@ -112,8 +112,8 @@ class OpenModels:
     def activate(self, models: Mapping[int, AddressModel]) -> None:
         """Let models judge from now on.
 
-        An entry is the address of a joint model, which has several products. If the entry gets a new model
-        that lacks one of these products, the product has no model then.
+        An entry is the address of a joint model, which has several products. A product that the new model of
+        the entry lacks is left without a model.
 
         Args:
             models: Number of the product or entry -> its model.
@@ -127,7 +127,7 @@ class OpenModels:
                     active.pop(product.product_id, None)
             active.update(models)
             self.active = active
-            # models that judged until now count as used last: `_trim` keeps such a one as the spare
+            # models that judged until now count as used last: `_trim` keeps one of them as the spare
             earlier_digests = [
                 digest for digest, model in self._open.items() if id(model) in earlier_model_ids
             ]

@@ -81,7 +81,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 def use_patient_connections(engine: Engine) -> None:
-    """Make an engine open each connection as a `Connection`; reset its patience on return to the pool."""
+    """Make an engine open each connection as a `Connection`, whose patience is reset in the pool."""
 
     @event.listens_for(engine, "do_connect")
     def connect(

@@ -144,21 +144,21 @@ class DecidedError(InputError):
     status = 409
     code = "decided"
 
-    def __init__(self, number: int, present: VerdictRow | None):
+    def __init__(self, number: int, present_verdict: VerdictRow | None):
         self.details: dict[str, int | str | None]
-        if present is None:
+        if present_verdict is None:
             text = f"inspection {number} has no verdict any more: send replaces=0 to give one"
             self.details = {"verdict_id": None, "verdict": None, "by": None, "at": None}
         else:
             text = (
-                f"{present.who} said {present.verdict} on inspection {number} already: "
-                f"send replaces={present.id} to replace it"
+                f"{present_verdict.who} said {present_verdict.verdict} on inspection {number} already: "
+                f"send replaces={present_verdict.id} to replace it"
             )
             self.details = {
-                "verdict_id": present.id,
-                "verdict": present.verdict,
-                "by": present.who,
-                "at": iso(present.at),
+                "verdict_id": present_verdict.id,
+                "verdict": present_verdict.verdict,
+                "by": present_verdict.who,
+                "at": iso(present_verdict.at),
             }
         super().__init__(text)
 
@@ -340,13 +340,13 @@ class Store:
         in_full_hours = select(*hour_sums).where(
             hours.c.product_id == product_id, hours.c.hour >= first_full_hour
         )
-        column = inspections.c
-        is_anomalous = column.anomalous & ~column.tolerated
+        inspection = inspections.c
+        is_anomalous = inspection.anomalous & ~inspection.tolerated
         # in the order of `COUNTED`
-        conditions = (true(), is_anomalous, column.tolerated, column.unanswered.is_not(None))
+        conditions = (true(), is_anomalous, inspection.tolerated, inspection.unanswered.is_not(None))
         inspection_counts = [_count_where(condition) for condition in conditions]
         before_full_hours = select(*inspection_counts).where(
-            on_line(product_id), column.at >= since, column.at < first_full_hour * HOUR
+            on_line(product_id), inspection.at >= since, inspection.at < first_full_hour * HOUR
         )
         totals: Counter[str] = Counter()
         with self.database.reading() as connection:
@@ -421,7 +421,7 @@ class Store:
                 )
                 numbers.append(connection.execute(query.limit(1)).scalar_one_or_none())
         with self._counts_lock:
-            self._finished_writes += 1
+            self._finished_writes += 1  # `counts` then does not cache what it is reading
             for inspection in new_inspections:
                 self._counts.pop(inspection.product_id, None)
         return numbers
@@ -443,7 +443,8 @@ class Store:
         recorded_by_key: dict[str, tuple[int, str]] = {}
         for row in (*removed_rows, *view_rows):
             recorded_by_key[str(row.key)] = int(row.inspection_id), str(row.picture)
-        for inspection in self.find_by_keys(product_id, keys):  # these count where the others lack the key
+        # an inspection counts only where no view and no removed file has its key
+        for inspection in self.find_by_keys(product_id, keys):
             recorded_by_key.setdefault(str(inspection.key), (int(inspection.id), str(inspection.picture)))
         return recorded_by_key
 
@@ -454,9 +455,11 @@ class Store:
             product_id: Number of the product or entry.
             keys: Keys as they are stored.
         """
-        column = inspections.c
-        query = select(column.id, column.key, column.picture, column.source, column.request_hash)
-        return self.database.rows(query.where(is_at_address(product_id), column.key.in_(keys)))
+        inspection = inspections.c
+        query = select(
+            inspection.id, inspection.key, inspection.picture, inspection.source, inspection.request_hash
+        )
+        return self.database.rows(query.where(is_at_address(product_id), inspection.key.in_(keys)))
 
     def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
         """Return the inspections that were recorded when the same request came before.
@@ -534,9 +537,11 @@ class Store:
             The inspection as the API shows it; None: there is no such part among the latest `MAX_FLAGGED`
             parts that the model called anomalous.
         """
-        column = inspections.c
-        flagged = select(column.id, column.verdict).where(on_line(product_id), column.anomalous)
-        latest = flagged.where(~column.tolerated).order_by(column.id.desc()).limit(MAX_FLAGGED).subquery()
+        inspection = inspections.c
+        flagged = select(inspection.id, inspection.verdict).where(on_line(product_id), inspection.anomalous)
+        latest = (
+            flagged.where(~inspection.tolerated).order_by(inspection.id.desc()).limit(MAX_FLAGGED).subquery()
+        )
         is_false_alarm = func.coalesce(latest.c.verdict, "") == GOOD
         with self.database.reading() as connection:
             number = connection.scalar(select(func.max(latest.c.id)).where(~is_false_alarm))
@@ -640,7 +645,7 @@ class Store:
             InputError: verdict, note or kind is invalid; or there is no verdict to take back; or the
                 inspection is a challenge or a trial.
         """
-        content = _verdict_content(verdict, mask, note, kind)
+        content = _verdict_columns(verdict, mask, note, kind)
         with self._verdict_lock, self.database.writing() as connection:
             query = select(inspections).filter_by(product_id=product_id, id=number).with_for_update()
             row = connection.execute(query).one_or_none()
@@ -650,10 +655,10 @@ class Store:
                 raise InputError(f"inspection {number} {_NO_VERDICT[row.purpose]}")
             is_repeated = key is not None and _is_recorded(connection, number, key, content)
             if not is_repeated:
-                last = last_verdicts(connection, [number]).get(number)
-                if verdict == UNDO and last is None:
+                last_verdict = last_verdicts(connection, [number]).get(number)
+                if verdict == UNDO and last_verdict is None:
                     raise InputError(f"inspection {number} has no verdict to take back")
-                _check_replaced(number, last, who, verdict, replaces)
+                _check_replaced(number, last_verdict, who, verdict, replaces)
                 values = {
                     **content,
                     "inspection_id": number,
@@ -663,7 +668,7 @@ class Store:
                     "key": key,
                 }
                 connection.execute(verdicts.insert().values(values))
-                text = f"{verdict} on inspection {number}{_replaced_text(verdict, last)}"
+                text = f"{verdict} on inspection {number}{_replaced_text(verdict, last_verdict)}"
                 add_event(connection, VERDICT_EVENT, who, text, product_id)
                 _apply_verdicts(connection, row)
             rows = connection.execute(inspection_query().where(inspections.c.id == number)).all()
@@ -780,8 +785,8 @@ def add_event(
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
-def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
-    """Check a person's verdict; return its columns in `verdicts`.
+def _verdict_columns(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
+    """Check a person's verdict, note and kind of defect; return their columns in `verdicts`.
 
     Control characters in the note are removed, except for line breaks.
 
@@ -815,7 +820,7 @@ def _check_kind(kind: str, verdict: str) -> None:
 
 
 def _check_replaced(
-    number: int, last: VerdictRow | None, who: str, verdict: str, replaces: int | None
+    number: int, last_verdict: VerdictRow | None, who: str, verdict: str, replaces: int | None
 ) -> None:
     """Raise DecidedError if a person would replace a verdict that this person has not seen.
 
@@ -824,29 +829,31 @@ def _check_replaced(
 
     Args:
         number: Number of the inspection.
-        last: Last verdict; None: there is none.
+        last_verdict: Last verdict; None: there is none.
         who: Person who gives the new verdict.
         verdict: New verdict.
         replaces: Number of the verdict that the person has seen; 0: the person has seen none; None: not
             known. If it is not known, the new verdict must be equal to the last one, or the last one must be
             by the same person.
     """
-    present = None if last is None or last.verdict == SKIP else last
+    present_verdict = None if last_verdict is None or last_verdict.verdict == SKIP else last_verdict
     if replaces is None:
-        is_expected = present is None or present.who == who or present.verdict == verdict
+        is_expected = (
+            present_verdict is None or present_verdict.who == who or present_verdict.verdict == verdict
+        )
     else:
-        present_id = 0 if present is None else present.id
+        present_id = 0 if present_verdict is None else present_verdict.id
         is_expected = replaces == present_id
     if not is_expected:
-        raise DecidedError(number, present)
+        raise DecidedError(number, present_verdict)
 
 
-def _replaced_text(verdict: str, last: VerdictRow | None) -> str:
+def _replaced_text(verdict: str, last_verdict: VerdictRow | None) -> str:
     """Return the words of an event about the last verdict, replaced or taken back; "": there is none."""
-    if last is None:
+    if last_verdict is None:
         return ""
     action = "takes back" if verdict == UNDO else "replaces"
-    return f", {action} {last.verdict} by {last.who}"
+    return f", {action} {last_verdict.verdict} by {last_verdict.who}"
 
 
 def _is_recorded(connection: Connection, number: int, key: str, content: Mapping[str, str | None]) -> bool:
@@ -856,7 +863,7 @@ def _is_recorded(connection: Connection, number: int, key: str, content: Mapping
         connection: Connection of the transaction.
         number: Number of the inspection.
         key: Key from the sender.
-        content: Columns from `_verdict_content`.
+        content: Columns from `_verdict_columns`.
 
     Raises:
         KeyUsedError: another verdict is recorded under the key.
@@ -914,13 +921,17 @@ def _apply_verdicts(connection: Connection, old_row: InspectionRow) -> None:
         connection: Connection of the transaction.
         old_row: Row of the inspection before the update.
     """
-    last = last_verdicts(connection, [old_row.id]).get(old_row.id)
-    verdict = None if last is None or last.verdict == SKIP else last.verdict
-    if last is None:
+    last_verdict = last_verdicts(connection, [old_row.id]).get(old_row.id)
+    verdict = None if last_verdict is None or last_verdict.verdict == SKIP else last_verdict.verdict
+    if last_verdict is None:
         review = review_state(old_row)
     else:
-        review = SKIPPED if last.verdict == SKIP else DONE
-    values = {"verdict": verdict, "review": review, "kind": None if last is None else last.kind}
+        review = SKIPPED if last_verdict.verdict == SKIP else DONE
+    values = {
+        "verdict": verdict,
+        "review": review,
+        "kind": None if last_verdict is None else last_verdict.kind,
+    }
     connection.execute(update(inspections).where(inspections.c.id == old_row.id).values(values))
     decision = decision_of(old_row)
     old_counts = _verdict_counts(decision, old_row.verdict)
@@ -974,7 +985,7 @@ def describe_new(number: int, inspection: NewInspection, product: str) -> Inspec
     # stands for the row that `inspection_query` would return
     row: ShownInspectionRow = SimpleNamespace(**columns)
     view_facts = [_describe_view(view, view.record, view.picture) for view in inspection.views]
-    return _describe(row, inspection.record, last=None, view_facts=view_facts)
+    return _describe(row, inspection.record, last_verdict=None, view_facts=view_facts)
 
 
 def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionRow]) -> list[InspectionFacts]:
@@ -1024,7 +1035,7 @@ def _describe_view(row: DecisionRow, record: Mapping[str, object], picture: str 
 def _describe(
     row: ShownInspectionRow,
     record: Mapping[str, object],
-    last: VerdictRow | None,
+    last_verdict: VerdictRow | None,
     view_facts: list[ViewFacts],
 ) -> InspectionFacts:
     """Return an inspection as the API shows it: the fields of `Inspection`, and all facts of its record.
@@ -1032,7 +1043,7 @@ def _describe(
     Args:
         row: Row of the inspection.
         record: Recorded facts without a column of their own, by name.
-        last: Last verdict that was not taken back; None: there is none.
+        last_verdict: Last verdict that was not taken back; None: there is none.
         view_facts: Views of the part, from `_describe_view`.
     """
     computed: dict[str, object] = {
@@ -1042,10 +1053,11 @@ def _describe(
         "picture": None if row.removed_at else row.picture,
         "decision": decision_of(row),
         "near": bool(row.near),
-        "note": "" if last is None else last.note,
-        "has_mask": last is not None and bool(last.mask),
+        "note": "" if last_verdict is None else last_verdict.note,
+        "has_mask": last_verdict is not None and bool(last_verdict.mask),
     }
-    computed |= _describe_verdict(last if row.verdict else None)  # a skip is no verdict in the row
+    computed |= _describe_verdict(last_verdict if row.verdict else None)  # a skip is no verdict in the row
+    # fields with a column of the same name
     columns = {name: getattr(row, name) for name in _DEFAULTS if name not in computed and hasattr(row, name)}
     columns |= {name: getattr(row, name) for name in _FURTHER_FACTS if name not in record}
     # if a name is in several of these dictionaries, its value in the last one counts

@@ -89,14 +89,14 @@ def is_of_kind(kind: str) -> Condition:
 
 
 def removable_keys(
-    connection: Connection, keys: list[tuple[int, str]], stays: Condition
+    connection: Connection, keys: list[tuple[int, str]], is_protected: Condition
 ) -> list[tuple[int, str]]:
     """Return the keys of those pictures that may be removed, and have not been removed yet.
 
     Args:
         connection: Connection to the database.
         keys: Product and hash of each picture.
-        stays: SQL condition of the pictures to keep.
+        is_protected: SQL condition of the pictures to keep.
     """
-    query = select(*KEY).where(PICTURE.in_(keys), pictures.c.removed_at.is_(None), ~stays)
+    query = select(*KEY).where(PICTURE.in_(keys), pictures.c.removed_at.is_(None), ~is_protected)
     return [(row.product_id, row.hash) for row in connection.execute(query)]

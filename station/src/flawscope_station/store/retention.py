@@ -197,7 +197,7 @@ class Retention:
         max_ages = {kind: getattr(keep, kind) for kind in (*KINDS, RECORDS)}  # seconds; None: no limit
         if max_ages[RECORDS] is not None:
             max_ages[RECORDS] = max(max_ages[RECORDS], record_seconds)
-        for kind in (GOOD, ANOMALOUS):
+        for kind in (GOOD, ANOMALOUS):  # unreviewed pictures are kept no longer than records
             limits = [age for age in (max_ages[kind], max_ages[RECORDS]) if age is not None]
             max_ages[kind] = min(limits, default=None)
         # microseconds; kinds without a limit are left out
@@ -236,7 +236,7 @@ class Retention:
         return summary + freed_in_pauses
 
     def due(self) -> Due:
-        """Return the amount that a run would remove now.
+        """Return how much a run would remove now.
 
         Raises:
             StoreError: the database cannot be used.
@@ -249,7 +249,7 @@ class Retention:
         with self.database.reading() as connection:
             picture_count, total_bytes = connection.execute(present_pictures).one()
             due_count = 0
-            if any(newest_due_by_kind.values()):
+            if any(newest_due_by_kind.values()):  # otherwise no picture is due by its age
                 due_count, _ = connection.execute(due_pictures).one()
             first_record = connection.scalar(select(func.min(inspections.c.id)))
             last_record = connection.scalar(select(func.max(inspections.c.id))) or 0
@@ -289,7 +289,7 @@ class Retention:
         written_before = self.files.written
         try:
             with suppress(_EndedError):  # the summary has what was removed until then
-                # twice: for the pictures that come meanwhile, and for those that `is_full` expects later
+                # twice: for the pictures that come during this call, and for those that `is_full` expects
                 limit = int(ROOM_SHARE * self._space) - 2 * self._recent_inflow
                 self._remove_by_space(limit, summary)
         finally:
@@ -339,7 +339,7 @@ class Retention:
         newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         for kind in KINDS:
             for group in self._groups(kind, newest_due_by_kind[kind]):
-                self._remove_pictures(group, newest_due_by_kind, false(), summary)
+                self._remove_pictures(group, newest_due_by_kind, is_protected=false(), summary=summary)
 
     def _remove_by_space(self, limit: int, summary: RemovalSummary) -> None:
         """Remove the oldest pictures until at most `limit` bytes are left; add the result to the summary."""
@@ -353,11 +353,11 @@ class Retention:
 
         newest_due_by_kind = dict.fromkeys(KINDS, 0)
         for kind in KINDS:
-            for group in self._groups(kind, MAX_ID, excess_bytes):
+            for group in self._groups(kind, last=MAX_ID, needed_bytes=excess_bytes):
                 # a picture that a later inspection shows again stays until that inspection's turn
                 newest_due_by_kind[kind] = group[-1].number
-                self._remove_pictures(group, newest_due_by_kind, HAS_MASK, summary)
-            newest_due_by_kind[kind] = MAX_ID
+                self._remove_pictures(group, newest_due_by_kind, is_protected=HAS_MASK, summary=summary)
+            newest_due_by_kind[kind] = MAX_ID  # all inspections of the kind have had their turn
         remaining_excess = excess_bytes()
         self._is_freeing = False
         self._counted_bytes -= summary.bytes - bytes_before
@@ -376,7 +376,7 @@ class Retention:
         self,
         group: list[StoredPictureRow],
         newest_due: Mapping[str, int],
-        stays: Condition,
+        is_protected: Condition,
         summary: RemovalSummary,
     ) -> None:
         """Remove pictures, first in the database, then as files; add their numbers to the summary.
@@ -387,14 +387,14 @@ class Retention:
             group: Pictures of inspections.
             newest_due: Kind -> number of the newest inspection whose pictures are due. A picture is kept if a
                 newer inspection also shows it.
-            stays: SQL condition of further pictures to keep.
+            is_protected: SQL condition of further pictures to keep.
             summary: Result of the run, which is updated.
         """
         start = time.monotonic()
         present_pictures = {(row.product_id, row.picture): row for row in group if row.removed_at is None}
         if not present_pictures:
             return
-        is_needed = or_(stays, is_shown(_is_after(newest_due)))
+        is_needed = or_(is_protected, is_shown(_is_after(newest_due)))
         due_keys = self._find_unlearnt(list(present_pictures), is_needed, summary)
         if due_keys:
             with self.database.writing() as connection:
@@ -404,8 +404,8 @@ class Retention:
                 is_removed = PICTURE.in_(removed_keys)
                 connection.execute(update(pictures).where(is_removed).values(removed_at=now()))
             removed_rows = [present_pictures[key] for key in removed_keys]
-            rows_by_hash = {row.picture: row for row in removed_rows}
-            for row in rows_by_hash.values():
+            row_by_hash = {row.picture: row for row in removed_rows}
+            for row in row_by_hash.values():
                 # the file stays where another product has the same picture
                 if self._stray_files.discard(PICTURES, row.picture, row.suffix):
                     summary.pictures += 1
@@ -413,7 +413,7 @@ class Retention:
         self._pause(time.monotonic() - start)
 
     def _find_unlearnt(
-        self, keys: list[tuple[int, str]], stays: Condition, summary: RemovalSummary
+        self, keys: list[tuple[int, str]], is_protected: Condition, summary: RemovalSummary
     ) -> list[tuple[int, str]]:
         """Return the keys of the pictures that may be removed.
 
@@ -421,12 +421,12 @@ class Retention:
 
         Args:
             keys: Product and hash of each picture.
-            stays: SQL condition of pictures to keep for other reasons.
+            is_protected: SQL condition of pictures to keep for other reasons.
             summary: Result of the run, which is updated.
         """
         with self.database.reading() as connection:
-            unneeded_keys = removable_keys(connection, keys, stays)
-            due_keys = removable_keys(connection, unneeded_keys, or_(stays, IS_LEARNT))
+            unneeded_keys = removable_keys(connection, keys, is_protected)
+            due_keys = removable_keys(connection, unneeded_keys, or_(is_protected, IS_LEARNT))
         summary.kept += len(unneeded_keys) - len(due_keys)
         return due_keys
 
@@ -448,17 +448,17 @@ class Retention:
         start = time.monotonic()
         with self.database.writing() as connection:
             lock_products(connection, self._products(connection))
-            rows = _removable_inspections(connection, numbers)
-            removed_numbers = [row.id for row in rows]
-            rows += _views_of(connection, removed_numbers)
+            picture_rows = _removable_inspections(connection, numbers)
+            removed_numbers = [row.id for row in picture_rows]
+            picture_rows += _views_of(connection, removed_numbers)
             is_verdict_on_removed = verdicts.c.inspection_id.in_(removed_numbers)
             mask_query = select(verdicts.c.mask).where(is_verdict_on_removed)
             masks = {mask for mask in connection.execute(mask_query).scalars() if mask is not None}
             connection.execute(delete(verdicts).where(is_verdict_on_removed))
             connection.execute(delete(views).where(views.c.inspection_id.in_(removed_numbers)))
             connection.execute(delete(inspections).where(inspections.c.id.in_(removed_numbers)))
-            keep_file_keys(connection, [row for row in rows if row.source == FOLDER])
-            picture_keys = {(row.product_id, row.hash) for row in rows}
+            keep_file_keys(connection, [row for row in picture_rows if row.source == FOLDER])
+            picture_keys = {(row.product_id, row.hash) for row in picture_rows}
             connection.execute(delete(pictures).where(PICTURE.in_(picture_keys), ~is_shown(), ~IS_LEARNT))
         for mask in masks:
             self._stray_files.discard(MASKS, mask, MASK_SUFFIX)
@@ -492,6 +492,7 @@ class Retention:
         """
         with self.database.reading() as connection:
             product_ids = self._products(connection)
+        # lists of rows are merged by their first row, which begins with the number of the inspection
         oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
         while needed_bytes() > 0:
             group = _take_group(oldest, needed_bytes())
@@ -509,26 +510,26 @@ class Retention:
             kind: Kind of `KINDS`, or `RECORDS`.
             last: Number of the last inspection to yield.
         """
-        column = inspections.c
-        picture = func.coalesce(views.c.picture, inspections.c.picture)
-        is_picture = and_(pictures.c.product_id == column.product_id, pictures.c.hash == picture)
-        with_pictures = inspections.outerjoin(views, views.c.inspection_id == column.id).join(
+        inspection = inspections.c
+        picture_hash = func.coalesce(views.c.picture, inspections.c.picture)
+        is_picture = and_(pictures.c.product_id == inspection.product_id, pictures.c.hash == picture_hash)
+        joined_tables = inspections.outerjoin(views, views.c.inspection_id == inspection.id).join(
             pictures, is_picture
         )
         query = select(
-            column.id.label("number"),
-            column.product_id,
+            inspection.id.label("number"),
+            inspection.product_id,
             pictures.c.hash.label("picture"),
             pictures.c.suffix,
             pictures.c.bytes,
             pictures.c.removed_at,
-        ).select_from(with_pictures)
-        query = query.where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
-        query = query.order_by(column.id, views.c.place).limit(ROWS_PER_QUERY)
-        start = self._checked.get((product_id, kind), 0)
-        while start < last:
+        ).select_from(joined_tables)
+        query = query.where(inspection.product_id == product_id, is_of_kind(kind), inspection.id <= last)
+        query = query.order_by(inspection.id, views.c.place).limit(ROWS_PER_QUERY)
+        last_read = self._checked.get((product_id, kind), 0)
+        while last_read < last:
             read_start = time.monotonic()
-            rows = self.database.rows(query.where(column.id > start))
+            rows = self.database.rows(query.where(inspection.id > last_read))
             self._pause(time.monotonic() - read_start)
             pictures_of_inspections: list[list[StoredPictureRow]] = [
                 list(inspection_rows) for _, inspection_rows in groupby(rows, attrgetter("number"))
@@ -537,7 +538,7 @@ class Retention:
             if not is_last_page:  # the limit may have cut off pictures of the last inspection: read it again
                 del pictures_of_inspections[-1]
             yield from pictures_of_inspections
-            start = last if is_last_page else pictures_of_inspections[-1][0].number
+            last_read = last if is_last_page else pictures_of_inspections[-1][0].number
 
     def _pause(self, seconds: float) -> None:
         """Pause as long as the work took, so that inspections get CPU and database half of the time.
@@ -571,13 +572,13 @@ def _removable_inspections(connection: Connection, numbers: list[int]) -> list[R
         connection: Connection of the transaction.
         numbers: Numbers of the inspections from which to choose.
     """
-    column = inspections.c
-    has_newest_verdict = column.id == last_with_verdict()
+    inspection = inspections.c
+    has_newest_verdict = inspection.id == last_with_verdict()
     has_sinks = exists(select(deliveries.c.sink))
-    query = select(column.id, *KEY, column.key, column.source).join_from(inspections, pictures)
-    query = query.where(column.id.in_(numbers), pictures.c.removed_at.is_not(None), ~HAS_VIEW)
+    query = select(inspection.id, *KEY, inspection.key, inspection.source).join_from(inspections, pictures)
+    query = query.where(inspection.id.in_(numbers), pictures.c.removed_at.is_not(None), ~HAS_VIEW)
     # the newest inspection stays: SQLite would give its number to a new one
-    query = query.where(column.id < select(func.max(column.id)).scalar_subquery())
+    query = query.where(inspection.id < select(func.max(inspection.id)).scalar_subquery())
     # where there are sinks, the inspection of the last verdict stays, too
     query = query.where(or_(~has_newest_verdict, ~has_sinks))
     query = query.where(~IS_UNDELIVERED).with_for_update(of=inspections)
@@ -597,21 +598,21 @@ def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
     return [*connection.execute(query)]
 
 
-def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
+def _take_group(oldest: Iterable[list[StoredPictureRow]], enough_bytes: float) -> list[StoredPictureRow]:
     """Take the pictures of the next inspections, as many as one transaction removes.
 
-    The group ends with the inspection that brings it to `PICTURES_PER_TRANSACTION` pictures, or to `enough`
-    bytes. If no inspection is left before that, the group is smaller or empty.
+    The group ends with the inspection that brings it to `PICTURES_PER_TRANSACTION` pictures, or to
+    `enough_bytes` bytes. If no inspection is left before that, the group is smaller or empty.
 
     Args:
         oldest: Pictures of each inspection, the oldest first.
-        enough: Bytes of a full group; pictures that were already removed do not count.
+        enough_bytes: Bytes of a full group; pictures that were already removed do not count.
     """
     group: list[StoredPictureRow] = []
     group_bytes = 0
     for inspection_rows in oldest:
         group += inspection_rows
         group_bytes += sum(row.bytes for row in inspection_rows if row.removed_at is None)
-        if len(group) >= PICTURES_PER_TRANSACTION or group_bytes >= enough:
+        if len(group) >= PICTURES_PER_TRANSACTION or group_bytes >= enough_bytes:
             break
     return group

@@ -132,7 +132,7 @@ class Filters:
             InputError: a value is invalid.
         """
         text_by_name = {name: query.get(name, "").strip(PADDING) for name in _Query.model_fields}
-        parsed = read_as(_Query, {name: text for name, text in text_by_name.items() if text}, None)
+        parsed = read_as(_Query, {name: text for name, text in text_by_name.items() if text}, home=None)
         value_by_name: dict[str, Value] = {}
         for name in BY_NAME:
             value = getattr(parsed, name)
@@ -199,8 +199,8 @@ def _has_many_matches(connection: Connection, product_id: int, conditions: list[
 def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
     """Build the query of a search, the newest inspections first.
 
-    Times and beginnings of texts have indexes, after whose use SQLite must sort the matches. If there are too
-    many matches, it is kept from using such an index.
+    SQLite may find times and beginnings of texts by an index, but must then sort the matches. If there are
+    too many, the query keeps SQLite from using the index.
     """
     default_by_name = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
     value_by_name = {**default_by_name, **filters.values}
@@ -216,7 +216,7 @@ def _build_query(connection: Connection, product_id: int, filters: Filters) -> S
         if _has_many_matches(connection, product_id, indexed_conditions):
             names_without_index.update(names)
     conditions = [
-        condition(BY_NAME[name], value, walk=name in names_without_index)
+        condition(BY_NAME[name], value, avoids_index=name in names_without_index)
         for name, value in value_by_name.items()
     ]
     if filters.cursor is not None:
@@ -225,18 +225,18 @@ def _build_query(connection: Connection, product_id: int, filters: Filters) -> S
     return query.order_by(inspections.c.id.desc())
 
 
-def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElement[bool]:
+def condition(filter_: Filter, value: Value, avoids_index: bool = False) -> ColumnElement[bool]:
     """Return the condition of a filter with a value.
 
     Args:
         filter_: Filter.
         value: Value to compare with.
-        walk: Whether to keep SQLite from using an index: it then walks through all inspections.
+        avoids_index: Whether to keep SQLite from using an index: it then walks through all inspections.
     """
     if filter_.kind == "choice":
         return next(choice.condition for choice in filter_.choices if choice.word == value)
     column: ColumnElement[Any] = filter_.column
-    if walk:  # SQLite uses no index for an expression with a plus
+    if avoids_index:  # SQLite uses no index for an expression with a plus
         column = literal_column(f"+inspections.{filter_.column.name}", filter_.column.type)
     if filter_.kind in TEXTS:
         return _text_condition(column, str(value))
@@ -263,8 +263,8 @@ def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool
 def _prefix_end(prefix: str) -> str | None:
     """Return the first text, in the order of code points, after all texts that begin with `prefix`.
 
-    If the prefix is empty, or has no other code point than the last one, U+10FFFF, there is no such text: the
-    result is None.
+    If the prefix is empty, or consists of nothing but the last code point, U+10FFFF, there is no such text:
+    the result is None.
     """
     incrementable = prefix.rstrip("\U0010ffff")
     if not incrementable:
@@ -475,21 +475,21 @@ def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
     Each inspection is a row like an hour with a single inspection: its counts are 1 or 0, and sum, minimum
     and maximum of the scores are its own score.
     """
-    column = inspections.c
-    is_anomalous = column.anomalous & ~column.tolerated
+    inspection = inspections.c
+    is_anomalous = inspection.anomalous & ~inspection.tolerated
     condition_by_name = {
         "inspected": true(),
         "anomalous": is_anomalous,
-        "reviewed": column.verdict.is_not(None),
-        "defects": column.verdict == DEFECT,
-        "false_alarms": is_anomalous & (column.verdict == GOOD),
-        "misses": ~is_anomalous & (column.verdict == DEFECT),
-        "within_tolerance": column.tolerated,
-        "unanswered": column.unanswered.is_not(None),
+        "reviewed": inspection.verdict.is_not(None),
+        "defects": inspection.verdict == DEFECT,
+        "false_alarms": is_anomalous & (inspection.verdict == GOOD),
+        "misses": ~is_anomalous & (inspection.verdict == DEFECT),
+        "within_tolerance": inspection.tolerated,
+        "unanswered": inspection.unanswered.is_not(None),
     }
-    scores = [column.score.label(f"score_{name}") for name in ("sum", "min", "max")]
+    scores = [inspection.score.label(f"score_{name}") for name in ("sum", "min", "max")]
     counts = [case((condition, 1), else_=0).label(name) for name, condition in condition_by_name.items()]
-    return select(column.at, *scores, *counts).where(on_line(product_id))
+    return select(inspection.at, *scores, *counts).where(on_line(product_id))
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
@@ -534,14 +534,14 @@ def _days(
 
 
 def _counts_by(
-    connection: Connection, counted: Subquery, number: ColumnElement[int]
+    connection: Connection, counted: Subquery, unit_number: ColumnElement[int]
 ) -> Iterator[tuple[int, Bucket]]:
-    """Group rows by the SQL expression `number`; yield each of its values, and the counts of its group.
+    """Group rows by the SQL expression `unit_number`; yield each of its values, and the counts of its group.
 
-    The counts are those of a `Bucket` after the time, in the same order.
+    The counts are those of a `Bucket`, in the same order, without the time at its beginning.
     """
     column = counted.c
-    unit = number.label("unit")
+    unit = unit_number.label("unit")
     inspected = func.sum(column.inspected)
     query = select(
         unit,
@@ -565,10 +565,17 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
 
     If there are more than `MAX_POINTS`, only the latest are returned.
     """
-    column = inspections.c
-    query = select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
-    query = query.where(on_line(product_id), column.at >= first, column.at < until)
-    query = query.order_by(column.at.desc(), column.id.desc()).limit(MAX_POINTS)
+    inspection = inspections.c
+    query = select(
+        inspection.at,
+        inspection.score,
+        inspection.anomalous,
+        inspection.tolerated,
+        inspection.verdict,
+        inspection.id,
+    )
+    query = query.where(on_line(product_id), inspection.at >= first, inspection.at < until)
+    query = query.order_by(inspection.at.desc(), inspection.id.desc()).limit(MAX_POINTS)
     points = []
     for at, score, is_anomalous, is_tolerated, verdict, number in reversed(connection.execute(query).all()):
         class_number = is_anomalous + is_tolerated  # 0, 1 or 2: a tolerated inspection is anomalous, too
@@ -648,27 +655,31 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
     Raises:
         StoreError: the database cannot be used.
     """
-    column = inspections.c
-    is_in_period = on_line(product_id) & (column.at >= since) & (column.at < until)
+    inspection = inspections.c
+    is_in_period = on_line(product_id) & (inspection.at >= since) & (inspection.at < until)
     with database.reading() as connection:
-        count_query = inspection_counts(product_id).where(column.at >= since, column.at < until)
+        count_query = inspection_counts(product_id).where(inspection.at >= since, inspection.at < until)
         counts_by_hour = _count_by_hour(connection, count_query)
-        version_ids = select(column.version_id).where(is_in_period).distinct().order_by(column.version_id)
+        version_ids = (
+            select(inspection.version_id).where(is_in_period).distinct().order_by(inspection.version_id)
+        )
         version_numbers = [int(version) for version in connection.scalars(version_ids)]
         boxes, kinds = _map_defects(connection, is_in_period)
         tolerated_kinds = _count_tolerated_kinds(connection, is_in_period)
-        with_picture = select(column.id).join_from(inspections, pictures, _WITH_PICTURE)
-        with_picture = with_picture.where(is_in_period, pictures.c.removed_at.is_(None))
-        worst_first = with_picture.where(_NOT_CLEARED).order_by(column.severity.desc(), column.id.desc())
-        worst = [int(number) for number in connection.scalars(worst_first.limit(MAX_WORST))]
-        newest_good = with_picture.where(~column.anomalous).order_by(column.id.desc()).limit(1)
-        good = connection.scalar(newest_good)
+        with_picture_query = select(inspection.id).join_from(inspections, pictures, _WITH_PICTURE)
+        with_picture_query = with_picture_query.where(is_in_period, pictures.c.removed_at.is_(None))
+        worst_first = with_picture_query.where(_NOT_CLEARED).order_by(
+            inspection.severity.desc(), inspection.id.desc()
+        )
+        worst_numbers = [int(number) for number in connection.scalars(worst_first.limit(MAX_WORST))]
+        newest_good = with_picture_query.where(~inspection.anomalous).order_by(inspection.id.desc()).limit(1)
+        good_number = connection.scalar(newest_good)
     return PeriodSummary(
         counts={name: sum(hour[name] for hour in counts_by_hour) for name in COUNT_NAMES},
         hours=counts_by_hour,
         versions=version_numbers,
-        worst=worst,
-        good=good,
+        worst=worst_numbers,
+        good=good_number,
         boxes=boxes,
         kinds=kinds,
         tolerated_kinds=tolerated_kinds,
@@ -676,15 +687,15 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
 
 
 def _map_defects(connection: Connection, is_in_period: ColumnElement[bool]) -> tuple[list[Box], KindCounts]:
-    """Return the boxes of regions, and the counts of kinds, of the newest `MAX_MAPPED` anomalous inspections.
+    """Return boxes of regions and counts of kinds, from the newest `MAX_MAPPED` anomalous inspections.
 
     Inspections within tolerance are left out, and so are those that a person called good. A box is given in
     shares of the picture's sides.
     """
-    column = inspections.c
-    query = select(column.kind, column.record, pictures.c.width, pictures.c.height)
+    inspection = inspections.c
+    query = select(inspection.kind, inspection.record, pictures.c.width, pictures.c.height)
     query = query.join_from(inspections, pictures, _WITH_PICTURE).where(is_in_period, _NOT_CLEARED)
-    query = query.order_by(column.id.desc()).limit(MAX_MAPPED)
+    query = query.order_by(inspection.id.desc()).limit(MAX_MAPPED)
     boxes: list[Box] = []
     kind_rows = []
     for kind, record, width, height in connection.execute(query):
@@ -698,9 +709,9 @@ def _map_defects(connection: Connection, is_in_period: ColumnElement[bool]) -> t
 
 def _count_tolerated_kinds(connection: Connection, is_in_period: ColumnElement[bool]) -> KindCounts:
     """Count the newest `MAX_MAPPED` inspections within tolerance by the kinds of their defects."""
-    column = inspections.c
-    query = select(column.kind, column.record).where(is_in_period, column.tolerated)
-    query = query.order_by(column.id.desc()).limit(MAX_MAPPED)
+    inspection = inspections.c
+    query = select(inspection.kind, inspection.record).where(is_in_period, inspection.tolerated)
+    query = query.order_by(inspection.id.desc()).limit(MAX_MAPPED)
     rows = connection.execute(query)
     return count_kinds((kind, json.loads(record)["regions"]) for kind, record in rows)
 
@@ -715,10 +726,10 @@ def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -
         counts: Query from `inspection_counts`.
     """
     counted = counts.subquery()
-    hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
+    hour_number = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
     sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
     by_hour = []
-    for number, *values in connection.execute(select(hour, *sums).group_by("hour").order_by("hour")):
+    for number, *values in connection.execute(select(hour_number, *sums).group_by("hour").order_by("hour")):
         hour_counts = {"at": int(number) * HOUR}
         for name, value in zip(COUNT_NAMES, values, strict=True):
             hour_counts[name] = int(value)

@@ -98,7 +98,7 @@ def public_address(settings: Settings) -> str | None:
     """
     if settings.public:
         address = next(iter(settings.public))
-    elif settings.host in WILDCARD_HOSTS | LOOPBACK_HOSTS or not settings.port:
+    elif settings.host in (WILDCARD_HOSTS | LOOPBACK_HOSTS) or not settings.port:
         return None
     else:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -160,31 +160,31 @@ class Clock:
     def newest_older_than(self, age: int) -> int:
         """Return the number of the newest inspection that is at least `age` microseconds old; 0: none is.
 
-        The search ends before the first younger inspection, by number. A later inspection that a wrong clock
-        has recorded as old is therefore left out.
+        Inspections are searched in the order of their numbers, up to the first younger one. Therefore a later
+        one, which a wrong clock has recorded as old, is left out.
         """
         time_limit = self.at - age
-        column = inspections.c
-        # a search for a longer age has ended earlier: start at the latest end for this age or a longer one
-        earlier_results = [number for cached_age, number in self._first_younger.items() if cached_age >= age]
-        start = max(earlier_results, default=0)
+        inspection = inspections.c
+        # all inspections before the end of a search for this or a longer age are old enough: go on from there
+        earlier_ends = [number for cached_age, number in self._first_younger.items() if cached_age >= age]
+        start = max(earlier_ends, default=0)
         # the plus keeps SQLite from using the index of times: it shall read the rows in the order of numbers
         at = literal_column("+inspections.at", BigInteger)
-        younger = select(column.id).where(
-            column.id >= start, at > time_limit, at <= self.at + CLOCK_TOLERANCE
+        younger = select(inspection.id).where(
+            inspection.id >= start, at > time_limit, at <= self.at + CLOCK_TOLERANCE
         )
-        first_younger = younger.order_by(column.id).limit(1)
+        first_younger = younger.order_by(inspection.id).limit(1)
         with self.database.reading() as connection:
             first_younger_numbers = []
             for product_id in connection.scalars(select(products.c.id)).all():
-                number = connection.scalar(first_younger.where(column.product_id == product_id))
+                number = connection.scalar(first_younger.where(inspection.product_id == product_id))
                 if number is not None:
                     first_younger_numbers.append(number)
-            newest_older = select(func.max(column.id)).where(column.at <= time_limit)
+            newest_older = select(func.max(inspection.id)).where(inspection.at <= time_limit)
             if first_younger_numbers:
                 first_younger_number = min(first_younger_numbers)
                 self._first_younger[age] = first_younger_number
-                newest_older = newest_older.where(column.id < first_younger_number)
+                newest_older = newest_older.where(inspection.id < first_younger_number)
             return connection.scalar(newest_older) or 0
 
     @property

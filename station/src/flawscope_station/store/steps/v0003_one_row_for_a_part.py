@@ -149,17 +149,17 @@ def _merge_parts(connection: Connection) -> None:
     new_numbers = dict[int, int]()  # number of a removed inspection -> number of the inspection of its part
     hour_changes = defaultdict[HourKey, Counter[str]](Counter)
     while True:
-        query = sa.text("SELECT * FROM parts WHERE id > :first ORDER BY id LIMIT :count")
-        parts = connection.execute(query, {"first": last_part, "count": PARTS_PER_QUERY}).all()
+        query = sa.text("SELECT * FROM parts WHERE id > :after ORDER BY id LIMIT :count")
+        parts = connection.execute(query, {"after": last_part, "count": PARTS_PER_QUERY}).all()
         if not parts:
             break
         query = sa.text(
             "SELECT inspections.*, pictures.pixels FROM inspections JOIN pictures"
             " ON pictures.product_id = inspections.product_id AND pictures.hash = inspections.picture"
-            " WHERE part_id > :first AND part_id <= :last ORDER BY inspections.id"
+            " WHERE part_id > :after AND part_id <= :last ORDER BY inspections.id"
         )
         rows_by_part: dict[int, list[Row[Any]]] = defaultdict(list)
-        for row in connection.execute(query, {"first": last_part, "last": parts[-1].id}):
+        for row in connection.execute(query, {"after": last_part, "last": parts[-1].id}):
             rows_by_part[row.part_id].append(row)
         for part in parts:
             rows = rows_by_part[part.id]
@@ -172,7 +172,12 @@ def _merge_parts(connection: Connection) -> None:
 
 
 def _update_hours(connection: Connection, hour_changes: Mapping[HourKey, Mapping[str, float]]) -> None:
-    """Add changes to the sums of hours: product, version and hour -> name of a sum -> change."""
+    """Add changes to the sums of hours.
+
+    Args:
+        connection: Connection of the migration.
+        hour_changes: Product, version and hour -> name of a sum -> change.
+    """
     for (product_id, version_id, hour), changes in hour_changes.items():
         values = {name: hours.c[name] + change for name, change in changes.items() if change}
         if not values:
@@ -210,7 +215,8 @@ def _merge_part(
     removed_numbers = [row.id for row in rows if row is not worst_row]
     verdict_row = _row_with_verdict(worst_row, rows)
     first_key = rows[0].key
-    values = {
+    part_key = first_key and first_key.replace("/0:", ":", 1)  # the key of the first view becomes the part's
+    merged_values = {
         "anomalous": part.decision != "good",
         "tolerated": part.decision == "within tolerance",
         "p_value": worst_row.p_value if part.p_value is None else part.p_value,
@@ -218,19 +224,19 @@ def _merge_part(
         "verdict": None if verdict_row is None else verdict_row.verdict,
         "kind": None if verdict_row is None else verdict_row.kind,
         "review": _merged_review(part, rows, has_verdict=verdict_row is not None),
-        "key": first_key and first_key.replace("/0:", ":", 1),  # the key of the first view becomes the part's
+        "key": part_key,
         "unanswered": next((row.unanswered for row in rows if row.unanswered), None),
         "record": json.dumps(_merged_record(worst_row, rows)),
     }
     move_verdicts = sa.update(verdicts).where(verdicts.c.inspection_id.in_(removed_numbers))
     connection.execute(move_verdicts.values(inspection_id=worst_row.id, key=None))
     connection.execute(sa.delete(inspections).where(inspections.c.id.in_(removed_numbers)))
-    connection.execute(sa.update(inspections).where(inspections.c.id == worst_row.id).values(values))
+    connection.execute(sa.update(inspections).where(inspections.c.id == worst_row.id).values(merged_values))
     connection.execute(views.insert(), _view_rows(worst_row.id, rows))
     if worst_row.purpose == "production":
         for row in rows:
-            _count(hour_changes, row, dict(row._mapping), -1)
-        _count(hour_changes, worst_row, {**worst_row._mapping, **values}, 1)
+            _count(hour_changes, row, dict(row._mapping), sign=-1)
+        _count(hour_changes, worst_row, {**worst_row._mapping, **merged_values}, sign=1)
     return dict.fromkeys(removed_numbers, worst_row.id)
 
 
@@ -262,7 +268,7 @@ def _row_with_verdict(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> Row[Any]
 
 
 def _merged_review(part: Row[Any], rows: Sequence[Row[Any]], *, has_verdict: bool) -> str:
-    """Return the state of the review of a part."""
+    """Return how far a part is reviewed: done, waiting, skipped or none."""
     states = {row.review for row in rows}
     if has_verdict:
         return "done"
@@ -272,44 +278,46 @@ def _merged_review(part: Row[Any], rows: Sequence[Row[Any]], *, has_verdict: boo
 
 
 def _merged_record(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    """Return the record of the most unusual view; of a challenge part, with the results of all its views."""
+    """Return the record of the most unusual view; that of a challenge part has the results of all views."""
     record: dict[str, Any] = json.loads(worst_row.record)
     if "challenge" in record:
         view_facts = [json.loads(row.record)["challenge"] for row in rows]
         places = [facts["is_at_place"] for facts in view_facts if facts["is_at_place"] is not None]
         record["challenge"] = {
             "resemblance": min(facts["resemblance"] for facts in view_facts),
-            "is_at_place": any(places) or not places,
+            "is_at_place": any(places) or not places,  # True if it is unknown for all views
             "is_copy": any(facts["is_copy"] for facts in view_facts),
         }
     return record
 
 
 def _count(
-    hour_changes: dict[HourKey, Counter[str]], hour_row: Row[Any], row: Mapping[str, Any], sign: int
+    hour_changes: dict[HourKey, Counter[str]], inspection_row: Row[Any], columns: Mapping[str, Any], sign: int
 ) -> None:
     """Add an inspection to the changes of the sums of its hour, or subtract it from them.
 
     Args:
         hour_changes: Changes of the sums of hours.
-        hour_row: Inspection from which product, version and time are read.
-        row: Columns that are counted.
+        inspection_row: Inspection from which product, version and time are read.
+        columns: Columns that are counted.
         sign: 1: add; -1: subtract.
     """
-    is_anomalous = bool(row["anomalous"]) and not row["tolerated"]
-    values_of_row = {
+    is_anomalous = bool(columns["anomalous"]) and not columns["tolerated"]
+    counted_values = {
         "inspected": 1,
         "anomalous": is_anomalous,
-        "within_tolerance": bool(row["tolerated"]),
-        "unanswered": row["unanswered"] is not None,
-        "score_sum": row["score"],
-        "reviewed": row["verdict"] is not None,
-        "defects": row["verdict"] == "defect",
-        "false_alarms": is_anomalous and row["verdict"] == "good",
-        "misses": not is_anomalous and row["verdict"] == "defect",
+        "within_tolerance": bool(columns["tolerated"]),
+        "unanswered": columns["unanswered"] is not None,
+        "score_sum": columns["score"],
+        "reviewed": columns["verdict"] is not None,
+        "defects": columns["verdict"] == "defect",
+        "false_alarms": is_anomalous and columns["verdict"] == "good",
+        "misses": not is_anomalous and columns["verdict"] == "defect",
     }
-    changes_of_hour = hour_changes[hour_row.product_id, hour_row.version_id, hour_row.at // HOUR]
-    for name, value in values_of_row.items():
+    changes_of_hour = hour_changes[
+        inspection_row.product_id, inspection_row.version_id, inspection_row.at // HOUR
+    ]
+    for name, value in counted_values.items():
         changes_of_hour[name] += sign * value
 
 

@@ -33,7 +33,7 @@ def upgrade() -> None:
     op.execute(f"UPDATE versions SET state = 'retired' WHERE {WAS_USED}")
     active_ids = "SELECT active_version_id FROM products WHERE active_version_id IS NOT NULL"
     op.execute(f"UPDATE versions SET state = 'active' WHERE id IN ({active_ids})")
-    # what became of the model of a job is now the state of its version
+    # a job's status no longer says what became of its model: the state of the version does
     op.execute("UPDATE jobs SET status = 'done' WHERE status IN ('ready', 'live', 'removed')")
     report_view = ""  # statement that makes the view again; "": it was not removed
     # SQLite replaces tables by copies, which it refuses while a view names a table
