@@ -194,7 +194,7 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
-    """Add `--device` and `--threads`; `threads` is the text of the help on the default number of threads."""
+    """Add `--device` and `--threads`; `threads` is the default number of threads, as the help words it."""
     parser.add_argument(
         "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
     )
@@ -202,7 +202,7 @@ def add_device(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_threads(parser: Options, threads: str = "all cores") -> None:
-    """Add `--threads`; `threads` is the text of the help on the default number of threads."""
+    """Add `--threads`; `threads` is the default number of threads, as the help words it."""
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),
@@ -212,7 +212,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_engine(parser: Options, threads: str = "all cores") -> None:
-    """Add `--engine`, `--device` and `--threads`; `threads` is the text of the help on the default number."""
+    """Add `--engine`, `--device` and `--threads`; `threads` is the default number, as the help words it."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -222,7 +222,7 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_rate(parser: Options, default: str) -> None:
-    """Add `--false-alarm-rate`; `default` is the text of the help on the rate without the option."""
+    """Add `--false-alarm-rate`; `default` is the rate without the option, as the help words it."""
     parser.add_argument(
         "--false-alarm-rate",
         type=parse_rate,
@@ -300,8 +300,8 @@ def is_table(out: str) -> bool:
 def check_output(args: argparse.Namespace) -> None:
     """Check that `--out` can be written, before anything is loaded, and make a results folder.
 
-    If an earlier table with decimal commas is replaced, `--decimal-comma` is set. Options on files that the
-    call does not write are refused.
+    Also set `--decimal-comma` if the call replaces a table that has decimal commas, and refuse options for
+    files that the call does not write.
     """
     _keep_decimal_commas(args)
     if args.out and not is_table(args.out):
@@ -363,9 +363,11 @@ def check_earlier_results(
     if not args.out or is_table(args.out) or args.force:
         return
     remedy = "choose another folder, or replace them with --force"
-    earlier = earlier_product(Path(args.out))
-    if earlier not in ("", product):
-        raise InputError(f"--out {args.out} holds results of {earlier}, the model is of {product}: {remedy}")
+    other_product = earlier_product(Path(args.out))
+    if other_product not in ("", product):
+        raise InputError(
+            f"--out {args.out} holds results of {other_product}, the model is of {product}: {remedy}"
+        )
     if not pictures:
         return
     earlier_pictures = earlier_paths(Path(args.out))
@@ -492,11 +494,12 @@ _running_displays: list[TerminalProgress] = []  # the display of the running com
 def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> ProgressCallback:
     """Return a callback that shows the command's progress on the terminal; with `--quiet` it shows nothing.
 
-    A command has one display, which is made at the first call of this function: later plans are ignored.
+    A command has one display. The first call of this function makes it; the plans of later calls are ignored.
 
     Args:
         args: Arguments of the call.
-        plan: Stages of the command, for a progress in percent of the whole; None: each stage has its own.
+        plan: Stages of the command, to show the progress of the whole command in percent; None: only the
+            progress of the current stage is shown.
     """
     if args.quiet:
         return ignore_progress
@@ -571,7 +574,8 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
 def prepare_output_folder(path: str) -> Path:
     """Make an output folder if it is missing, and check that it can be written."""
     folder = Path(path)
-    if folder.suffix.lower() in NO_FOLDERS and not folder.exists():
+    has_file_suffix = folder.suffix.lower() in NO_FOLDERS
+    if has_file_suffix and not folder.exists():
         raise InputError(f"--out {path}: tables are FILE.csv or FILE.xlsx; name one, or a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -593,7 +597,7 @@ def report_failures(
     Args:
         failures: A line for each skipped picture or mask.
         already_reported: Whether the lines were printed before; if so, only their number is reported.
-        total: Number of all pictures; None: it is not known, but some were not skipped.
+        total: Number of all pictures; None: it is unknown, but larger than that of the skipped pictures.
 
     Returns:
         1 if there are failures, else 0.
@@ -604,8 +608,9 @@ def report_failures(
     skipped_count = sum(failure.kind != MASK for failure in typed_failures)
     if skipped_count:
         were = "was" if skipped_count == 1 else "were"
-        rest = "" if total is not None and skipped_count >= total else "; the others are done"
-        say(f"{pluralize(skipped_count, 'picture')} {were} skipped{rest}")
+        are_all_skipped = total is not None and skipped_count >= total
+        others = "" if are_all_skipped else "; the others are done"
+        say(f"{pluralize(skipped_count, 'picture')} {were} skipped{others}")
     return 1 if typed_failures else 0
 
 
@@ -642,10 +647,11 @@ def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str
     """Return a table as text. Columns of numbers are aligned to the right, the others to the left."""
     rows_of_text = [["" if value is None else str(value) for value in row] for row in rows]
     columns = []
-    for column, title in enumerate(header):
-        values = [row[column] for row in rows_of_text]
-        columns.append(_align_column(title, values))
-    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+    for index, title in enumerate(header):
+        cells = [row[index] for row in rows_of_text]
+        columns.append(_align_column(title, cells))
+    lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    return "\n".join(lines)
 
 
 def _align_column(title: str, values: Sequence[str]) -> list[str]:
@@ -669,22 +675,23 @@ def has_several_categories(args: argparse.Namespace) -> bool:
     return bool(args.category) and names_several(args.data, args.category)
 
 
-def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
+def selected_categories(args: argparse.Namespace, file_word: str = "") -> tuple[str, ...]:
     """Return the categories that `--category` means, in the order of the tables.
 
     Args:
         args: Arguments of the call.
-        files: Word for the files that are written, one for each category, such as "models"; empty: none are.
+        file_word: Word for the files that are written, one for each category, such as "models"; empty: no
+            files are written.
 
     Raises:
-        InputError: A category is missing; or files are written, and `--out` names a single one.
+        InputError: A category is missing; or files are written, and `--out` names a file instead of a folder.
     """
     from flawscope.datasets.layouts import present_categories
 
-    if files and args.out.endswith(".safetensors"):
+    if file_word and args.out.endswith(".safetensors"):
         raise InputError(
-            f"--category {args.category} makes several {files}: give --out a folder instead of {args.out}; "
-            "it gets CATEGORY.safetensors"
+            f"--category {args.category} makes several {file_word}: give --out a folder instead of "
+            f"{args.out}; it gets CATEGORY.safetensors"
         )
     return present_categories(args.data, args.category, "--category")
 
@@ -720,8 +727,12 @@ def _innermost_visible(path: str | bytes) -> str:
     Files in a folder that this user may not enter seem not to exist; the returned path is then the folder.
     """
     visible = os.fsdecode(path)
-    while not os.path.lexists(visible) and os.path.dirname(visible) not in ("", visible):
-        visible = os.path.dirname(visible)
+    while not os.path.lexists(visible):
+        parent = os.path.dirname(visible)
+        has_parent = parent not in ("", visible)
+        if not has_parent:
+            break
+        visible = parent
     return visible
 
 
@@ -751,4 +762,5 @@ def _system_reason(error: OSError) -> str:
 
 
 def _unforeseen_reason(error: Exception) -> str:
+    """Return the reason of an error that no part of the program expects, with its type."""
     return f"unexpected {message_with_type(error)}; --debug shows where"

@@ -352,8 +352,7 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     alarm_count = round(alarms["measured"] * alarms["images"])
     good_pictures = pluralize(alarms["images"], f"good {result.noun}")
     yield (
-        f"false alarms: {alarm_count} of {good_pictures} "
-        f"(95 %: {low:.0%} to {high:.0%} of such); {promise}"
+        f"false alarms: {alarm_count} of {good_pictures} (95 %: {low:.0%} to {high:.0%} of such); {promise}"
     )
 
 

@@ -25,7 +25,7 @@ Calls = dict[str, argparse.Namespace]  # arguments of each fit, by the name of i
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fit a model for each product or view, or add to the models of `--update`; join all in one file.
+    """Fit a model for each product or view, or add to those of `--update`, and join all models in one file.
 
     If a fit fails, the other models stay in a folder beside the file, for `--resume`.
 
@@ -63,7 +63,8 @@ def fit(args: argparse.Namespace) -> int:
     model = _join_models(args, old, calls, pattern)
     saved_path = _save(args, model, out, kind)
     shutil.rmtree(folder)
-    return fit_several.report_outcomes(outcomes) or questions.report(saved_path, args.update)
+    code = fit_several.report_outcomes(outcomes)
+    return code or questions.report(saved_path, args.update)
 
 
 def _save(args: argparse.Namespace, model: Model, out: Path, kind: str) -> Path:
@@ -100,7 +101,7 @@ def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_severa
 
 
 def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Calls) -> None:
-    """Raise an InputError if the models of the calls could not be joined; nothing is fitted yet.
+    """Raise an InputError if the models that the calls are to fit cannot be joined.
 
     Args:
         args: Arguments of the command.
@@ -126,7 +127,7 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
 
 
 def _write_old_models(old: ModelMapping | None, calls: Calls) -> None:
-    """Write the old models that get new pictures, each to the file that its call names as `--update`."""
+    """Write each old model that gets new pictures to the file that its call has in `update`."""
     from flawscope.artefact import model_file
 
     if old is None:
@@ -145,19 +146,19 @@ def _join_models(
         args: Arguments of the command.
         old: Models of `--update`; None: all models are new.
         calls: Arguments of each fit, by the model's name.
-        pattern: Pattern of parts and views, where the models are of views; None: they are of products.
+        pattern: Pattern of parts and views, for models of views; None: the models are of products.
     """
     from flawscope.artefact import model_file
     from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.predictor.router import open_joined
 
-    products = {} if old is None else dict(old.products)
+    model_by_name = {} if old is None else dict(old.products)
     for name, call in calls.items():
-        products[name] = model_file.read(call.out)
+        model_by_name[name] = model_file.read(call.out)
     if pattern is None:
-        recognition = _describe_products(args, old, products, calls)
-        return open_joined(ModelMapping(products, recognition), args.device)
-    joined = open_joined(ModelMapping(products, views=pattern), args.device)
+        recognition = _describe_products(args, old, model_by_name, names=calls)
+        return open_joined(ModelMapping(model_by_name, recognition), args.device)
+    joined = open_joined(ModelMapping(model_by_name, views=pattern), args.device)
     seed, _ = common.seed_and_group(joined.facts)
     datasets = _open_views(args, pattern, seed)
     return joined.with_looks_of_views(_train_paths_by_view(datasets))
@@ -206,6 +207,7 @@ def _model_call(
     """
     call = fit_several.category_call(args, name, str(folder), **changes)
     has_old_model = old is not None and name in old.products
+    # `_write_old_models` writes the old model to this file
     call.update = f"{call.out}.before" if has_old_model else None
     return call
 
@@ -269,7 +271,7 @@ def decide_each_view(args: argparse.Namespace) -> bool:
     if not views_differ(_train_paths_by_view(datasets)):
         return False
     say = common.say_unless_quiet(args)
-    say(different_views_line([*datasets], "--no-each-view: one model for all"))
+    say(different_views_line([*datasets], remedy="--no-each-view: one model for all"))
     return True
 
 
@@ -293,6 +295,7 @@ def _open_views(args: argparse.Namespace, pattern: PartPattern, seed: int) -> di
 
 
 def _train_paths_by_view(datasets: Mapping[str, Dataset]) -> dict[str, list[Path]]:
+    """Return the paths of the training pictures of each view."""
     return {view: [item.path for item in dataset.train] for view, dataset in datasets.items()}
 
 
@@ -322,8 +325,8 @@ def _describe_products(
         args: Arguments of the command.
         old: Models of `--update`, whose network for descriptors is kept; None: all models are new.
         products: Models of all products.
-        names: Products whose training pictures are described; pictures that are described in `old` are not
-            read again.
+        names: Products whose training pictures are described. A picture that `old` has learnt is described
+            there, and is not read again.
     """
     from flawscope.datasets import open_dataset
     from flawscope.fitting import joining
@@ -333,13 +336,13 @@ def _describe_products(
     description_by_product = {}
     for name in names:
         old_model = None if old is None else old.products.get(name)
-        old_pictures = () if old_model is None else old_model.manifest.pictures
+        described_pictures = () if old_model is None else old_model.manifest.pictures
         seed, group = common.seed_and_group(products[name].manifest)
         description_by_product[name] = joining.describe_product(
             network,
             products[name],
             open_dataset(args.data, name, seed=seed, group=group, good=args.good),
-            described=[picture.hash for picture in old_pictures],
+            described=[picture.hash for picture in described_pictures],
             device=args.device,
             step=common.progress_for(args),
         )
