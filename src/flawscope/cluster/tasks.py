@@ -114,8 +114,8 @@ class TaskPool:
 
     Args:
         resources: Resources of a call, and the nodes.
-        memory_by_label: Memory of each call in bytes, by the call's label. A call that needs more than any node has
-            gets as much as the largest node has.
+        memory_by_label: Memory of each call in bytes, by the call's label. A call that needs more than any
+            node has gets as much as the largest node has.
         live: Shows the progress of the calls.
         most: Largest number of calls that run at a time.
 
