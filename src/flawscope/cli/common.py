@@ -608,8 +608,8 @@ def report_failures(
     skipped_count = sum(failure.kind != MASK for failure in typed_failures)
     if skipped_count:
         were = "was" if skipped_count == 1 else "were"
-        are_all_skipped = total is not None and skipped_count >= total
-        others = "" if are_all_skipped else "; the others are done"
+        has_others = total is None or skipped_count < total
+        others = "; the others are done" if has_others else ""
         say(f"{pluralize(skipped_count, 'picture')} {were} skipped{others}")
     return 1 if typed_failures else 0
 

@@ -407,8 +407,8 @@ def _run_each(args: argparse.Namespace) -> int:
     if datasets := _view_datasets(args, model):
         names = tuple(datasets)
     elif args.category:
-        several = common.has_several_categories(args)
-        names = common.selected_categories(args) if several else (args.category,)
+        has_several = common.has_several_categories(args)
+        names = common.selected_categories(args) if has_several else (args.category,)
     else:
         names = tuple(name for name in find_categories(args.data) if name in model.products)
     if not names:

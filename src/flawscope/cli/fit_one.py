@@ -216,7 +216,7 @@ def fit_model(
 def add_to_models(
     args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
 ) -> Model:
-    """Add new good pictures to the model of one product, or to the models of a part's views; return it.
+    """Add new good pictures to the model of one product or to those of a part's views; return the result.
 
     Also set `args.has_test`: whether the data have test pictures.
     """

@@ -143,7 +143,7 @@ def add_options(
 
 
 def _help_words() -> dict[str, object]:
-    """Return for each word in braces, as `{minutes}` in the help of an option, the value that replaces it."""
+    """Return the values of the words that stand in braces in the help of options, such as `{minutes}`."""
     names = registry.names()
     methods = registry.loadable_methods()
     return {
@@ -205,9 +205,7 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call with the options of `CALL_IN_FILE` added that are in its file, but not typed.
-
-    The file is that of `--config`.
+    """Return the call; options of `CALL_IN_FILE` that the command line lacks come from the `--config` file.
 
     Raises:
         InputError: Neither the command line nor the file names an output.
@@ -231,9 +229,7 @@ def _typed_names(args: argparse.Namespace) -> frozenset[str]:
 
 
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
-    """Return the call with the options added that its file has for a category, and that are not typed.
-
-    The file is that of `--config`.
+    """Return the call; options that the command line lacks come from the `--config` file, for a category.
 
     Args:
         args: Arguments of the call.
