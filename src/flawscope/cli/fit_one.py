@@ -170,7 +170,7 @@ def require_training() -> None:
 def fit_model(
     args: argparse.Namespace,
     fit_settings: FitSettings,
-    old: Artefact | None,
+    old_model: Artefact | None,
     say: Say,
     step: ProgressCallback,
 ) -> Predictor:
@@ -181,16 +181,16 @@ def fit_model(
     Args:
         args: Arguments of the call.
         fit_settings: Settings of the call.
-        old: Model to add to; None: a new one is fitted.
+        old_model: Model to add to; None: a new one is fitted.
         say: Prints a remark.
         step: Shows the progress.
     """
-    if old is not None:
+    if old_model is not None:
         from flawscope.artefact.model_mapping import ModelMapping
 
-        updated = add_to_models(args, fit_settings, ModelMapping.of(old), say, step)
+        updated = add_to_models(args, fit_settings, ModelMapping.of(old_model), say, step)
         return updated.products[""]  # "": the only product
-    dataset = _open_training_data(args, fit_settings, old=None)
+    dataset = _open_training_data(args, fit_settings, old_model=None)
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         from flawscope.datasets.dataset import split_by_view
@@ -214,7 +214,11 @@ def fit_model(
 
 
 def add_to_models(
-    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
+    args: argparse.Namespace,
+    fit_settings: FitSettings,
+    old_model: ModelMapping,
+    say: Say,
+    step: ProgressCallback,
 ) -> Model:
     """Add new good pictures to the model of one product or to those of a part's views; return the result.
 
@@ -223,12 +227,12 @@ def add_to_models(
     from flawscope.fitting.incremental_update import extend
     from flawscope.predictor.router import open_models
 
-    dataset = _open_training_data(args, fit_settings, old)
+    dataset = _open_training_data(args, fit_settings, old_model)
     args.has_test = bool(dataset.test)
     _say_training_data(args, dataset, say)
     _prepare_torch(args)
     return extend(
-        open_models(old, args.device),
+        open_models(old_model, args.device),
         dataset,
         group=args.group,
         fair=args.fair,
@@ -250,41 +254,41 @@ def _prepare_torch(args: argparse.Namespace) -> None:
 
 
 def _open_training_data(
-    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping | None
+    args: argparse.Namespace, fit_settings: FitSettings, old_model: ModelMapping | None
 ) -> Dataset:
     """Open the data set of a fit. The seed of the model splits it; pictures of one part stay together.
 
     Args:
         args: Arguments of the call.
         fit_settings: Settings of the call, which have the seed of a new model.
-        old: Model that is added to; None: a new one is fitted.
+        old_model: Model that is added to; None: a new one is fitted.
     """
     from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
     from flawscope.pictures.listing import relative_names
     from flawscope.pictures.units import group_reader
 
-    if old is None:
+    if old_model is None:
         group = name_reader(args.group, args.part, args.view)
         method = registry.method(fit_settings.method)
         seed = registry.configure(method, fit_settings.preset, fit_settings.settings).seed
     else:
-        _check_extendable(old)
-        seed, model_group = common.seed_and_group(old.facts)
+        _check_extendable(old_model)
+        seed, model_group = common.seed_and_group(old_model.facts)
         group = group_reader(args.group) or model_group
     if args.only_view is not None:
         pattern, _ = args.only_view
         group = pattern.part_key
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
-    if old is None and args.part is not None:
+    if old_model is None and args.part is not None:
         PartPattern(args.part, args.view).check_parts(relative_names(_good_pictures(dataset)))
     return dataset
 
 
-def _check_extendable(old: ModelMapping) -> None:
+def _check_extendable(old_model: ModelMapping) -> None:
     """Raise an InputError if the method of a model cannot learn more pictures later."""
     extendable = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
-    for product in old.products.values():
+    for product in old_model.products.values():
         if registry.method(product.manifest.method).extends:
             continue
         raise InputError(

@@ -137,7 +137,8 @@ def file_remarks(side_files: Sequence[str]) -> Iterator[str]:
     from flawscope.pictures.decoding import is_picture
 
     if side_files:
-        masks = ", masks among them" if any(map(is_picture, side_files)) else ""
+        has_masks = any(map(is_picture, side_files))  # a picture beside the pictures is a mask
+        masks = ", masks among them" if has_masks else ""
         files = pluralize(len(side_files), "file")
         names = join_names(side_files, MAX_NAMED_FILES)
         yield f"{files} beside the pictures not looked at{masks}: {names}"
@@ -292,6 +293,7 @@ class Output:
             with self.unwritten.collect("row"):
                 self.table.add_result(result)
         if self.results:
+            # without its source, an input gets a row and no files
             self._write_to_folder(self.results, result, source if is_shown else None)
         if not isinstance(result, Unjudged):
             self.count(result)
@@ -573,15 +575,15 @@ class Summary:
                 product_facts["anomalous"] = self.totals.anomalous_by_product[name]
         return facts
 
-    def totals_text(self, parts: Sequence[PartPrediction] = ()) -> str:
+    def totals_text(self, decided_parts: Sequence[PartPrediction] = ()) -> str:
         """Return lines with the number of anomalous pictures, the expected false-alarm rate, and a legend.
 
         Args:
-            parts: The decided parts; if the model decides on parts, these are counted, not the pictures.
+            decided_parts: The decided parts. A model that decides on parts counts these, not the pictures.
         """
         if self.parts is not None:
-            return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond_text()}"
-        if not self.kind:
+            return f"{parts_line(decided_parts, self.parts.promise())}\n{LEGEND}{self._beyond_text()}"
+        if not self.kind:  # a single product, with the name ""
             calibration = self.manifests[""].calibration
             totals = totals_line(self.totals, calibration, has_tolerances=self.tolerances is not None)
             return totals + self._beyond_text()

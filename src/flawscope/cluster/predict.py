@@ -161,7 +161,8 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
     run = Run.read(store)
     # name of the first argument with another value; "": all values are the same
     difference = next((name for name, value in call.items() if run.call.get(name) != value), "")
-    if not difference and run.listing.digest and stdin and listing.stdin_digest(stdin) != run.listing.digest:
+    listed_digest = run.listing.digest  # of the list on stdin
+    if not difference and listed_digest and stdin and listing.stdin_digest(stdin) != listed_digest:
         difference = "list of paths on stdin"
     if difference:
         raise InputError(
