@@ -357,11 +357,12 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
 
 
 def _found_text(defects: Mapping[str, object]) -> str:
+    """Return the number of found defects, and of how many."""
     return f"{defects['found']} of {defects['images']}"
 
 
 def _parts_text(statistics: Json) -> str:
-    """Return the text on the decisions on parts, from `part_statistics`."""
+    """Return the text of how well parts are judged; `statistics` is the value of `part_statistics`."""
     low, high = statistics["interval"]
     text = (
         f"{statistics['promise']}\n"
@@ -565,7 +566,7 @@ def _count_mistaken(documents: Documents, names: Iterable[str]) -> int:
 
 
 def _categories_text(document: Facts, kind: str) -> str:
-    """Return the text of several evaluations: the table of the papers' metrics, and decisions on parts.
+    """Return the text of several evaluations: the table of metrics, remarks, and how well parts are judged.
 
     Args:
         document: The document of `evaluate --json`.

@@ -218,7 +218,7 @@ class Output:
         self.args = args
         self.parts = parts
         self.count = count
-        self.products = table_form.get("products", False)
+        self.has_products = table_form.get("products", False)
         # sources of the pictures whose part is not decided yet: by part, then by the picture's path
         self._waiting_sources: dict[str, dict[str, PictureSource]] = {}
         self._is_grouped = inputs is not None  # whether the pictures of a part follow each other
@@ -364,7 +364,7 @@ class Output:
 
         rows_of_parts: list[Sequence[object]] = []
         if self.parts:
-            rows_of_parts = [*part_rows(self.decided_parts, has_products=self.products)]
+            rows_of_parts = [*part_rows(self.decided_parts, has_products=self.has_products)]
         workbook = self.results.workbook if self.results else None
         for table in (self.table, workbook):
             if table is None:
@@ -503,7 +503,7 @@ class Summary:
         from flawscope.results.by_product import ProductCounts
 
         self.kind = model.kind
-        self.products = model.facts.is_joint
+        self.has_products = model.facts.is_joint
         self.manifests = {name: product.manifest for name, product in model.products.items()}
         self.product = _join_product_names(self.manifests, self.kind)
         preprocesses = [manifest.preprocess for manifest in self.manifests.values()]
@@ -512,14 +512,17 @@ class Summary:
         self.parts = model.parts()
         self.table_form: TableForm = {
             "kinds": any(manifest.kinds is not None for manifest in self.manifests.values()),
-            "products": self.products,
+            "products": self.has_products,
             "aligned": any(preprocess.reference is not None for preprocess in preprocesses),
         }
         if self.parts:
             self.table_form["part_of"] = self.parts.name_part
         self.tolerances: Tolerances | None = None  # rules of `--tolerances`
-        rates = [manifest.calibration.expected_rate for manifest in self.manifests.values()]
-        self.totals = ProductCounts(self.parts.expected_rate if self.parts else max(rates))
+        if self.parts:
+            expected_rate = self.parts.expected_rate
+        else:
+            expected_rate = max(manifest.calibration.expected_rate for manifest in self.manifests.values())
+        self.totals = ProductCounts(expected_rate)
         self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)
         self.promised = all(manifest.calibration.promised for manifest in self.manifests.values())
 
@@ -568,7 +571,7 @@ class Summary:
             facts |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
         if self.tolerances is not None:
             facts |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
-        if self.products:
+        if self.has_products:
             facts["none_of_these"] = self.totals.unrecognised
             for name, product_facts in facts["products"].items():
                 product_facts["pictures"] = self.totals.pictures_by_product[name]
@@ -587,7 +590,7 @@ class Summary:
             calibration = self.manifests[""].calibration
             totals = totals_line(self.totals, calibration, has_tolerances=self.tolerances is not None)
             return totals + self._beyond_text()
-        by_product = f": {self.totals.lines()}" if self.products else ""
+        by_product = f": {self.totals.lines()}" if self.has_products else ""
         pictures = pluralize(self.totals.count, "picture")
         return f"{self.totals.anomalous} of {pictures} anomalous{by_product}{self._beyond_text()}"
 

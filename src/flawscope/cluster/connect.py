@@ -214,7 +214,7 @@ class TaskResources(NamedTuple):
         """Return the number of tasks that can run on all nodes at once.
 
         Args:
-            peak: Bytes for a task, at most `max_memory` of which count; 0: memory sets no limit.
+            peak: Bytes for a task; a larger number counts as `max_memory`. 0: memory sets no limit.
         """
         memory = min(peak, self.max_memory)
         return sum(node.capacity(self.threads, self.gpus, memory) for node in self.nodes)
