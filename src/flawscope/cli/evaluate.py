@@ -146,18 +146,18 @@ def _measure(
     """Evaluate a model, with the additional measurements that the call asks for."""
     from flawscope.evaluation.evaluation import evaluate
 
-    smaller_models: Sequence[Predictor] = ()  # the model fitted on fewer pictures
+    models_of_fewer_pictures: Sequence[Predictor] = ()
     if args.learning_curve:
         from flawscope.fitting.fewer_pictures import fit_fewer
 
-        smaller_models = fit_fewer(predictor, dataset, step)
+        models_of_fewer_pictures = fit_fewer(predictor, dataset, step)
     return evaluate(
         predictor,
         dataset,
         step=step,
         full_resolution=args.full_resolution,
         robust=args.robustness,
-        fewer=smaller_models,
+        fewer=models_of_fewer_pictures,
     )
 
 
