@@ -236,8 +236,12 @@ class TerminalProgress:
             if not self.share_done:
                 return 0.0
             elapsed = self.last_called - self.started
-            return elapsed / self.share_done * (1 - self.share_done)
-        return stage_seconds / done * (total - done) if done else 0.0
+            total_seconds = elapsed / self.share_done
+            return total_seconds * (1 - self.share_done)
+        if not done:
+            return 0.0
+        seconds_per_step = stage_seconds / done
+        return seconds_per_step * (total - done)
 
     def stop(self) -> None:
         """Stop rewriting a terminal's line, and clear it."""

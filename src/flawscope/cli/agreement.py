@@ -151,9 +151,9 @@ def format_agreement(agreement: Agreement, claim: float, remarks: Iterable[str])
             f"{appraisal.name} is {appraisal.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
         )
 
-    lines = [appraiser_line(appraiser) for appraiser in agreement.appraisers]
+    lines = [appraiser_line(appraisal) for appraisal in agreement.appraisers]
     lines.append(f"all alike in all trials: {words.share_text(agreement.agreeing)}")
-    lines += [words.shown_sentence(appraiser) for appraiser in agreement.appraisers]
+    lines += [words.shown_sentence(appraisal) for appraisal in agreement.appraisers]
     lines.append(words.claim_sentence(claim))
     lines += [f"warning: {remark}" for remark in remarks]
     lines.append(words.NEW_PICTURES)

@@ -120,8 +120,8 @@ def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, finished_c
 
     say = common.say_unless_quiet(args)
     categories = ", ".join(dict.fromkeys(cell.category for cell in grid.cells))
-    finished = f"; {finished_count} done already" if finished_count else ""
-    say(f"{pluralize(len(grid.cells), 'cell')}: {categories}; {methods_and_seeds(grid)}{finished}")
+    finished_text = f"; {finished_count} done already" if finished_count else ""
+    say(f"{pluralize(len(grid.cells), 'cell')}: {categories}; {methods_and_seeds(grid)}{finished_text}")
     is_finished = finished_count >= len(grid.cells)
     if not (args.keep_models and is_finished):
         return
@@ -140,7 +140,7 @@ def _run_cells(
 
     out = Path(args.out)
     say = common.say_unless_quiet(args)
-    latest_results = Results(grid, {}, {})
+    latest_results = Results(grid, done={}, failed={})
 
     def write_results(results: Results) -> None:
         nonlocal latest_results

@@ -81,7 +81,8 @@ def whole_number_parser(noun: str, least: int, most: int | None = None) -> Calla
     valid_numbers = f"{least} or more" if most is None else f"{least} to {most}"
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        is_valid = text.isdecimal() and least <= int(text) and (most is None or int(text) <= most)
+        if not is_valid:
             raise argparse.ArgumentTypeError(f"{text!r} is not {noun}: write {valid_numbers}")
         return int(text)
 
@@ -307,7 +308,8 @@ def check_output(args: argparse.Namespace) -> None:
     if args.out and not is_table(args.out):
         check_results_folder(args.out)
         return
-    if args.decimal_comma and (not args.out or args.out.lower().endswith(".xlsx")):
+    writes_csv = bool(args.out) and not args.out.lower().endswith(".xlsx")
+    if args.decimal_comma and not writes_csv:
         raise InputError("--decimal-comma is for CSV: add --out FILE.csv or --out DIR, or leave it out")
     if args.maps:
         raise InputError("--maps has nothing to write to: add --out DIR")
@@ -326,7 +328,8 @@ def _keep_decimal_commas(args: argparse.Namespace) -> None:
     if not args.out or args.out.lower().endswith(".xlsx"):
         return
     earlier_table = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
-    args.decimal_comma = args.decimal_comma or has_decimal_commas(earlier_table)
+    if not args.decimal_comma:
+        args.decimal_comma = has_decimal_commas(earlier_table)
 
 
 def check_results_folder(path: str, *names: str) -> None:
@@ -625,7 +628,7 @@ def _say_failures(failures: Sequence[Failure]) -> None:
             say(f"{outcome}: {' '.join(failure.split())}")
     for reason, names in unread_names_by_reason.items():
         if len(names) > MAX_LINES_OF_REASON:
-            all_names = join_names(names, len(names))
+            all_names = join_names(names, limit=len(names))
             say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {all_names}")
             continue
         for name in names:

@@ -215,7 +215,7 @@ def _write_results(
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
         results.write_summary(result.to_dict())
-    part_rows = _write_tables(args, results, result, unwritten)
+    rows_of_parts = _write_tables(args, results, result, unwritten)
     for done, picture in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
             results.pictures.add(picture.item.path, picture.prediction)
@@ -223,7 +223,7 @@ def _write_results(
     with unwritten.collect("table"):
         for _, picture_result in all_results(result):
             results.add_to_workbook(picture_result)
-        results.workbook.close(_totals(args, result), part_rows)
+        results.workbook.close(_totals(args, result), rows_of_parts)
     with unwritten.collect("report"):
         path = results.output.path(report.REPORT_NAME)
         model_name = os.path.basename(args.model)
@@ -496,7 +496,7 @@ def _run_several(
         predictor = None if model is None else model.products[name]
         result, failures = evaluate_model(call, predictor=predictor, dataset=datasets.get(name))
         document_by_category[name] = result.to_dict()
-        if model is not None and not datasets:
+        if model is not None and not datasets:  # a model of products
             document_by_category[name]["products"] = _recognition(model, name, result)
         if datasets:
             judged_pictures.extend((picture.item, picture.prediction) for picture in result.pictures)
@@ -513,7 +513,7 @@ def _run_several(
         "failed": reason_by_name,
     }
     unread_failures = list[Failure]()
-    if model is not None and datasets:
+    if model is not None and datasets:  # a model of views
         parts = judge_parts(model, judged_pictures, unread_failures)
         document["parts"] = part_statistics(model, parts)
     common.show_document(args, document, lambda: _categories_text(document, kind))

@@ -342,7 +342,8 @@ def _fit_new(
     if args.minutes is not None:
         raise InputError("--auto has minutes of its own: leave out --minutes")
     arguments |= {"minutes": args.auto, "resume": False}
-    return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **arguments)
+    earlier = args.out if args.resume else None  # model of an earlier search
+    return auto.fit_auto(dataset, earlier=earlier, **arguments)
 
 
 @contextmanager

@@ -337,6 +337,7 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     fits: list[TaskFit] = []  # `add_fit` adds the only one
 
     def add_fit(_name: str, result: TaskFit | FlawscopeError) -> None:
+        """Print the lines of the fit and keep it, or raise its error."""
         if isinstance(result, FlawscopeError):
             raise result
         for line in result.lines:

@@ -98,7 +98,8 @@ def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
     for name, manifest in facts.manifests.items():
         parts = None if facts.views is None else facts.parts_of(name)
         product_lines = manifest_lines(manifest, parts, verbose=verbose)
-        lines += [f"\n{name}", *(f"  {line}" for line in product_lines)]
+        lines.append(f"\n{name}")
+        lines += [f"  {line}" for line in product_lines]
     return lines
 
 
@@ -462,11 +463,11 @@ def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -
     from flawscope.artefact.certificate import certificates_from_facts
 
     say = common.say_unless_quiet(args)
-    prefixes = {name: f"{name}: " if name else "" for name in manifests}
+    prefix_by_name = {name: f"{name}: " if name else "" for name in manifests}
     is_compared_with_openvino = False
     for name, manifest in manifests.items():
         for certificate in certificates_from_facts(manifest.facts):
-            common.show(prefixes[name] + certificate.describe())
+            common.show(prefix_by_name[name] + certificate.describe())
             if "openvino" in certificate.runtime:
                 is_compared_with_openvino = True
     if not is_compared_with_openvino:
@@ -474,7 +475,7 @@ def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -
     say(f"wrote {args.out}")
     for name, manifest in manifests.items():
         if manifest.calibration.precision != "fp32":
-            say(prefixes[name] + manifest.calibration.promise())
+            say(prefix_by_name[name] + manifest.calibration.promise())
 
 
 def backbones_arguments(parser: argparse.ArgumentParser) -> None:

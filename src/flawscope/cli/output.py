@@ -118,7 +118,9 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
     from flawscope.pictures.decoding import is_encoded
     from flawscope.pictures.text_files import UTF_16_MARKS, text_lines, unquoted
 
-    head = stream.peek(HEAD_SIZE)[:HEAD_SIZE] if isinstance(stream, io.BufferedReader) else b""
+    head = b""
+    if isinstance(stream, io.BufferedReader):
+        head = stream.peek(HEAD_SIZE)[:HEAD_SIZE]  # `peek` may return more
     is_text = b"\0" not in head or head.startswith(UTF_16_MARKS)
     if is_text:
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in text_lines(stream))

@@ -90,8 +90,8 @@ def save(
 ) -> None:
     """Write a model; if it has an open question, store the digest of the call in it.
 
-    A model with an open question does not replace the model that it was made from: if `path` is the `source`,
-    the new model is written to a file beside the old one (`saved_path`).
+    A model with an open question does not replace its source: if `path` is the `source`, the model is written
+    to another file beside this one (`saved_path`).
 
     Args:
         model: Model to write.

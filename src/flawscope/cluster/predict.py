@@ -186,7 +186,8 @@ def shard_size(input_count: int, worker_count: int, batch_size: int = 1) -> int:
     """
     size_for_workers = _divide_up(input_count, SHARDS_PER_WORKER * worker_count)
     min_size = _divide_up(input_count, max(MAX_SHARDS, worker_count))
-    size = max(min(size_for_workers, SHARD_SIZE), min_size, 1)
+    preferred_size = min(size_for_workers, SHARD_SIZE)
+    size = max(preferred_size, min_size, 1)
     return _divide_up(size, batch_size) * batch_size
 
 

@@ -161,14 +161,15 @@ class Job:
         return cls(out, Path(model).name, digest, content)
 
     def local_model(self) -> Path:
-        """Return the path of a copy of the model on this node's disk; write it if it is not there yet."""
+        """Return the path of a copy of the model on this node's disk; write the copy if it is missing."""
         import ray
 
         user = os.getuid() if hasattr(os, "getuid") else ""  # Windows has no user ids
         folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / self.model
-        if not path.is_file() or file_sha256(path) != self.digest:
+        has_copy = path.is_file() and file_sha256(path) == self.digest
+        if not has_copy:
             with atomic_write(path) as file:
                 file.write(ray.get(self.content).data)
         return path

@@ -329,7 +329,7 @@ def require_type(name: str, value: object, hint: object) -> None:
 
 
 def describe_value(value: object) -> str:
-    """Return words for a wrong argument: a short value as Python writes it, else its type, as "a tuple"."""
+    """Return words for a wrong argument: a short value as Python writes it, else its type: "a tuple"."""
     is_simple = value is None or isinstance(value, bool | int | float | str)
     if is_simple and len(repr(value)) <= 40:
         return repr(value)
@@ -376,9 +376,10 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
-    """Return what does not fit in an argument with several possible annotations; None if it fits one.
+    """Return what fits none of several annotations, the argument or an element of it; None if one fits.
 
-    If the argument fits an annotation in all but an element, this element is returned; else the argument.
+    If the argument fits one of the annotations except for an element, this element is returned; else the
+    argument.
     """
     wrong_elements = []
     for hint in typing.get_args(part.hint):
