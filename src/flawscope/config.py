@@ -42,12 +42,14 @@ def read_config(path: str | Path, category: str | None = None) -> Json:
             general ones. None: nothing is replaced.
 
     Raises:
-        InputError: The file cannot be read or has another form; or it has no values for the category, but for
-            one of a similar name.
+        InputError: The file cannot be read or has another form; or it lacks the category, and has one of a
+            similar name.
     """
     values = _read_file(path)
     categories = values.pop("categories", None) or {}
-    if not isinstance(categories, dict) or not all(isinstance(row, dict) for row in categories.values()):
+    if not isinstance(categories, dict) or not all(
+        isinstance(category_values, dict) for category_values in categories.values()
+    ):
         raise InputError(f"config {path}: `categories` must map a name to its values")
     if category is not None and category not in categories:
         similar_names = difflib.get_close_matches(category, categories, n=1)
@@ -189,7 +191,7 @@ def convert_value(value: object, hint: type[T]) -> T:
 
 
 def _convert(value: object, hint: object) -> object:
-    """Convert a value to the type `hint`, as `convert_value` does; `hint` may be a form of `typing`."""
+    """Convert a value as `convert_value` does; `hint` may also be a union, a Literal or a generic type."""
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin in UNIONS:
@@ -224,7 +226,7 @@ def _convert_to_first(value: object, hints: Iterable[object]) -> object:
             continue
         try:
             return _convert(value, hint)
-        except InputError:
+        except InputError:  # a ValueError that has a message for the user, unlike those below
             raise
         except (TypeError, ValueError, OverflowError):
             continue
@@ -263,6 +265,7 @@ def _convert_tuple(value: object, hints: Sequence[object]) -> object:
     """
     parts: list[object]
     if isinstance(value, str):
+        # x separates numbers, but is a letter in a text
         with_commas = value if hints[0] is str else value.replace("x", ",")
         parts = [*with_commas.split(",")]
     elif isinstance(value, list | tuple):
@@ -307,10 +310,12 @@ def _number_of_text(text: str) -> int | float:
 
 def _read_number(value: object) -> float:
     """Return a finite number from a number, or from a text with a decimal point or comma."""
-    source = decimal_point(value) if isinstance(value, str) else value
-    if isinstance(source, bool) or not isinstance(source, str | typing.SupportsFloat | typing.SupportsIndex):
+    readable = decimal_point(value) if isinstance(value, str) else value
+    if isinstance(readable, bool):
         raise TypeError
-    number = float(source)
+    if not isinstance(readable, str | typing.SupportsFloat | typing.SupportsIndex):
+        raise TypeError
+    number = float(readable)
     if not math.isfinite(number):
         raise ValueError
     return number

@@ -94,14 +94,15 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 def throttled(step: ProgressCallback) -> ProgressCallback:
     """Return a `step` that passes on fewer calls.
 
-    It passes on the first and the last call of a stage, and otherwise one in `MESSAGE_INTERVAL` seconds.
+    It passes on the first and the last call of a stage, and between them one in `MESSAGE_INTERVAL` seconds.
     """
     last_stage = ""
     last_time = 0.0
 
     def throttled_step(stage: str, done: int, total: int) -> None:
+        """Pass the call on, or drop it if it comes too soon after the one that was passed on last."""
         nonlocal last_stage, last_time
-        name = stage.partition(",")[0]
+        name = _stage_name(stage)
         now = time.monotonic()
         is_first = name != last_stage
         is_last = done == total
@@ -113,12 +114,17 @@ def throttled(step: ProgressCallback) -> ProgressCallback:
     return throttled_step
 
 
+def _stage_name(stage: str) -> str:
+    """Return the name of a stage, without the text after a comma, which may change from call to call."""
+    return stage.partition(",")[0]
+
+
 def write_line(line: str, stream: TextIO | None = None) -> None:
     """Write a line; on a terminal, it replaces the line of progress.
 
     Args:
         line: The line.
-        stream: Stream to write to; None: stderr. Errors in writing are ignored for None, else raised.
+        stream: Stream to write to, which may raise an error; None: stderr, whose errors are ignored.
     """
     with _WRITE_LOCK:
         if stream is None:
@@ -171,7 +177,11 @@ class TerminalProgress:
         self.is_terminal = _is_terminal(self.stream)
         self.stage = ""
         self.text = "starting"  # text of the last call, without the remaining time
-        self.started = self.stage_started = self.last_written = self.last_called = time.monotonic()
+        now = time.monotonic()
+        self.started = now
+        self.stage_started = now
+        self.last_written = now
+        self.last_called = now
         self.seconds_left = 0.0  # remaining time at the last call
         self.ended = threading.Event()
         if self.is_terminal and alive:
@@ -181,7 +191,7 @@ class TerminalProgress:
         """Show the progress of a stage: `done` of `total` steps are finished."""
         with _WRITE_LOCK:
             now = time.monotonic()
-            name = stage.partition(",")[0]
+            name = _stage_name(stage)
             if name != self.stage:
                 self.stage = name
                 self.stage_started = now
@@ -204,7 +214,7 @@ class TerminalProgress:
                 self._write(f"{stage}: done in {format_duration(stage_seconds)}{rate}", now, end=True)
             elif self.is_terminal:
                 _write_remark(CLEAR_LINE, self.stream)
-            self.stage = ""
+            self.stage = ""  # until the next stage begins
             self.text = "working"
 
     def _update_total(self, name: str, done: int, total: int) -> None:
@@ -215,7 +225,7 @@ class TerminalProgress:
             self.share_done = max(self.share_done, share)
 
     def _estimate_left(self, done: int, total: int, stage_seconds: float) -> float:
-        """Return the remaining seconds of the plan, or of a stage that is not in it; 0 where unknown.
+        """Return the remaining seconds of the plan if the stage is in it, else of the stage; 0 if unknown.
 
         Args:
             done: Number of finished steps of the stage.
@@ -226,8 +236,12 @@ class TerminalProgress:
             if not self.share_done:
                 return 0.0
             elapsed = self.last_called - self.started
-            return elapsed / self.share_done * (1 - self.share_done)
-        return stage_seconds / done * (total - done) if done else 0.0
+            total_seconds = elapsed / self.share_done
+            return total_seconds * (1 - self.share_done)
+        if not done:
+            return 0.0
+        seconds_per_step = stage_seconds / done
+        return seconds_per_step * (total - done)
 
     def stop(self) -> None:
         """Stop rewriting a terminal's line, and clear it."""
@@ -256,8 +270,8 @@ class TerminalProgress:
         time_left = f"{format_duration(seconds_left)} left" if seconds_left >= 1 else ""
         if self.plan is None or not self.has_total:
             return f"{self.text}, {time_left}" if time_left else self.text
-        about = f", about {time_left}" if time_left else ""
-        return f"{self.plan.name} {self.share_done:.0%}{about}; {self.text}"
+        remaining = f", about {time_left}" if time_left else ""
+        return f"{self.plan.name} {self.share_done:.0%}{remaining}; {self.text}"
 
     def _write(self, text: str, now: float, *, end: bool = False) -> None:
         """Write a line; on a terminal, the next call overwrites it unless `end` is True."""
@@ -305,11 +319,11 @@ class JobsProgress:
             self.say(f"      {text}")
 
     def print_line(self, text: str, *, failed: bool = False) -> None:
-        """Write a line that stays.
+        """Write a line that the line of progress does not replace.
 
         Args:
             text: The line.
-            failed: Whether it is about a failure.
+            failed: Whether the line is about a failure.
         """
         if self.terminal:
             _write_remark(CLEAR_LINE, sys.stderr)
@@ -346,14 +360,14 @@ def format_duration(seconds: float) -> str:
 
 
 @contextmanager
-def defer_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
+def defer_interrupts(shown_line: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C sets; only the second Ctrl-C raises KeyboardInterrupt.
 
     Outside of the main thread, or if SIGINT has another handler than Python's, Ctrl-C works as before, and
     the event is never set.
 
     Args:
-        said: Line that a terminal shows at the first Ctrl-C; empty for no line.
+        shown_line: Line that a terminal shows at the first Ctrl-C; empty for no line.
     """
     interrupted = threading.Event()
 
@@ -363,9 +377,9 @@ def defer_interrupts(said: str = "stops after this step, and keeps it") -> Itera
             raise KeyboardInterrupt
         interrupted.set()
         with suppress(OSError, ValueError):
-            if said and sys.stderr.isatty():
+            if shown_line and sys.stderr.isatty():
                 # not through the stream, because the signal may have interrupted it while it was writing
-                os.write(sys.stderr.fileno(), f"{CLEAR_LINE}{said}\n".encode())
+                os.write(sys.stderr.fileno(), f"{CLEAR_LINE}{shown_line}\n".encode())
 
     is_main_thread = threading.current_thread() is threading.main_thread()
     has_default_handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler

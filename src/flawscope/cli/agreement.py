@@ -75,25 +75,29 @@ def run(args: argparse.Namespace) -> int:
 
     reference = Path(args.reference) if args.reference else None
     source_study = read_study([*map(Path, args.sources)], reference)
-    model, learnt_count = _model_facts(args.model, source_study) if args.model else ([], 0)
-    agreement = measure_agreement(source_study.study)
+    study = source_study.study
+    model_rows: list[tuple[str, str]] = []
+    learnt_count = 0
+    if args.model:
+        model_rows, learnt_count = _model_facts(args.model, source_study)
+    agreement = measure_agreement(study)
     remarks = [*study_remarks(source_study, learnt_count)]
     document = {
-        "parts": len(source_study.study.parts),
-        "defective": int(source_study.study.defective.sum()),
-        "trials": source_study.study.trials,
+        "parts": len(study.parts),
+        "defective": int(study.defective.sum()),
+        "trials": study.trials,
         **asdict(agreement),
         "claim": claim_facts(args.claim),
         "remarks": remarks,
         "sources": [{"path": str(source.path), "sha256": source.sha256} for source in source_study.sources],
-        "model": dict(model),
+        "model": dict(model_rows),
     }
     common.show_document(args, document, lambda: format_agreement(agreement, args.claim, remarks))
     if args.out:
-        page = report.write_page(
-            args.out, agreement_page(source_study, agreement, args.claim, model, remarks)
-        )
-        common.say_unless_quiet(args)(f"page: {page}")
+        page = agreement_page(source_study, agreement, args.claim, model_rows, remarks)
+        path = report.write_page(args.out, page)
+        say = common.say_unless_quiet(args)
+        say(f"page: {path}")
     return 0
 
 
@@ -121,9 +125,9 @@ def _model_facts(path: str, source_study: ReadStudy) -> tuple[list[tuple[str, st
     model = read_facts(path)
     learnt_hashes = {picture.hash for picture in model.pictures}
     channels = model.channels
-    judged_files = {
-        name for source in source_study.sources for name in source.pictures if os.path.isfile(name)
-    }
+    judged_files = set[str]()
+    for source in source_study.sources:
+        judged_files.update(name for name in source.pictures if os.path.isfile(name))
     facts = [("file", os.path.basename(path)), ("SHA-256", file_sha256(path))]
     for product, manifest in model.manifests.items():
         prefix = f"{product}: " if product else ""
@@ -131,7 +135,8 @@ def _model_facts(path: str, source_study: ReadStudy) -> tuple[list[tuple[str, st
     learnt_count = 0
     for name in judged_files:
         picture = decode(name) if channels is None else channels.read(name)
-        learnt_count += pixel_hash(picture) in learnt_hashes
+        if pixel_hash(picture) in learnt_hashes:
+            learnt_count += 1
     return facts, learnt_count
 
 
@@ -139,16 +144,16 @@ def format_agreement(agreement: Agreement, claim: float, remarks: Iterable[str])
     """Return the text of a study for a person: the main figures, the claimed miss rate and the remarks."""
     from flawscope.pages.report import agreement as words
 
-    def line(appraisal: Appraisal) -> str:
+    def appraiser_line(appraisal: Appraisal) -> str:
         rates = [f"{words.spaced(key)} {words.share_text(getattr(appraisal, key))}" for key in words.RATES]
         kappa = words.kappa_text(appraisal.kappas["cohen_reference"])
         return (
             f"{appraisal.name} is {appraisal.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
         )
 
-    lines = [line(appraiser) for appraiser in agreement.appraisers]
+    lines = [appraiser_line(appraisal) for appraisal in agreement.appraisers]
     lines.append(f"all alike in all trials: {words.share_text(agreement.agreeing)}")
-    lines += [words.shown_sentence(appraiser) for appraiser in agreement.appraisers]
+    lines += [words.shown_sentence(appraisal) for appraisal in agreement.appraisers]
     lines.append(words.claim_sentence(claim))
     lines += [f"warning: {remark}" for remark in remarks]
     lines.append(words.NEW_PICTURES)

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster is not None:
         connect.check_address(args.cluster)
     grid = _plan_and_report(args)
-    if args.cluster is None:
+    if args.cluster is None:  # on a cluster, only the nodes need these
         require_installed("fitting", "torch", "timm", extras="train")
     out = common.prepare_output_folder(args.out)
     for name in (JSON_TABLE, CSV_TABLE, MARKDOWN_TABLE):
@@ -120,11 +120,14 @@ def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, finished_c
 
     say = common.say_unless_quiet(args)
     categories = ", ".join(dict.fromkeys(cell.category for cell in grid.cells))
-    finished = f"; {finished_count} done already" if finished_count else ""
-    say(f"{pluralize(len(grid.cells), 'cell')}: {categories}; {methods_and_seeds(grid)}{finished}")
-    if not args.keep_models or finished_count < len(grid.cells):
+    finished_text = f"; {finished_count} done already" if finished_count else ""
+    say(f"{pluralize(len(grid.cells), 'cell')}: {categories}; {methods_and_seeds(grid)}{finished_text}")
+    is_finished = finished_count >= len(grid.cells)
+    if not (args.keep_models and is_finished):
         return
-    if not all(store.model_path(cell).is_file() for cell in grid.cells):
+    # no cell is fitted any more, and a cell that was done without --keep-models has no model file
+    lacks_models = not all(store.model_path(cell).is_file() for cell in grid.cells)
+    if lacks_models:
         say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
 
 
@@ -137,23 +140,23 @@ def _run_cells(
 
     out = Path(args.out)
     say = common.say_unless_quiet(args)
-    latest = Results(grid, {}, {})
+    latest_results = Results(grid, done={}, failed={})
 
-    def write_state(state: Results) -> None:
-        nonlocal latest
-        latest = state
-        _write_tables(latest, out)
+    def write_results(results: Results) -> None:
+        nonlocal latest_results
+        latest_results = results
+        _write_tables(results, out)
 
     live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
     try:
         with _pool(args, cells_to_run, live) as (plan, pool):
-            run_grid(grid, store, plan, pool, live, write_state)
+            run_grid(grid, store, plan, pool, live, write_results)
     except KeyboardInterrupt:
         finished_count = len(finished_cells(grid, store))
         cells = pluralize(len(grid.cells), "cell")
         live.print_line(f"stopped with {finished_count} of {cells} done; the same call goes on from there")
         raise
-    return latest
+    return latest_results
 
 
 @contextmanager
@@ -164,14 +167,14 @@ def _pool(
     from flawscope.evaluation.benchmark.cell import RunPlan
     from flawscope.evaluation.benchmark.run import Processes, jobs_and_threads
 
+    cell_count = len(cells_to_run)
     if args.cluster is None or not cells_to_run:
         jobs = 1
         threads = 1
         if cells_to_run:
-            jobs, threads = jobs_and_threads(
-                len(cells_to_run), args.jobs, args.threads, args.device, live.say
-            )
-        yield RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step)
+            jobs, threads = jobs_and_threads(cell_count, args.jobs, args.threads, args.device, live.say)
+        plan = RunPlan(args.data, jobs, threads, keep_models=args.keep_models)
+        yield plan, Processes(jobs, threads, live.step)
         return
     arguments_by_label = {cell.label: _fit_arguments(cell, args.data) for cell in cells_to_run}
     with (
@@ -183,19 +186,20 @@ def _pool(
             data=args.data,
             out=args.out,
             live=live,
-            most=min(len(cells_to_run), args.jobs or len(cells_to_run)),
+            most=min(cell_count, args.jobs or cell_count),
             threads=args.threads,
             device=args.device,
         ) as pool,
     ):
-        yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads, args.keep_models), pool
+        threads = pool.resources.threads
+        yield RunPlan(args.data, pool.max_concurrency, threads, keep_models=args.keep_models), pool
 
 
 def _fit_arguments(cell: Cell, root: str) -> Json:
     """Return the arguments with which `fit_one.predict_memory` predicts the memory of a cell's fit."""
     needed_names = {"good"}  # names of the options that the memory depends on
-    for arguments in fit_one.MEMORY_ARGUMENTS:
-        needed_names |= {option.name for option in records_of(arguments)}
+    for argument_record in fit_one.MEMORY_ARGUMENTS:
+        needed_names |= {option.name for option in records_of(argument_record)}
     shared_options = {name: value for name, value in cell.shared.items() if name in needed_names}
     own_options = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
     return {"images": os.path.abspath(root), **own_options, **shared_options, **cell.options}
@@ -203,13 +207,15 @@ def _fit_arguments(cell: Cell, root: str) -> Json:
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:
     """Plan the grid, and report missing and unusable categories."""
-    from flawscope.evaluation.benchmark import grid as grids
+    from flawscope.evaluation.benchmark.grid import plan_grid
 
     if args.draws and (args.seeds or not args.shots):
         raise InputError("--draws is the number of seeds for --shots: give --shots, and leave out --seeds")
-    seed_count = (args.draws or DEFAULT_DRAWS) if args.shots else 1
+    seed_count = 1
+    if args.shots:
+        seed_count = args.draws or DEFAULT_DRAWS
     seeds = args.seeds or ",".join(map(str, range(seed_count)))
-    grid = grids.plan_grid(
+    grid = plan_grid(
         args.data,
         categories=args.categories,
         methods=args.methods,
@@ -227,6 +233,7 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
 
 
 def _write_tables(results: Results, out: Path) -> None:
+    """Write the results as JSON, CSV and Markdown into the folder `out`."""
     from flawscope.evaluation.benchmark.cell import write_json
     from flawscope.evaluation.benchmark.markdown import render
 

@@ -68,9 +68,11 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
         step=common.progress_for(args),
         say=common.say_unless_quiet(args),
     )
-    facts = run_facts(args, {"": results.manifest}, results.totals, len(results.unjudged))
+    manifest_by_product = {"": results.manifest}  # the single product has the name ""
+    facts = run_facts(args, manifest_by_product, results.totals, unjudged_count=len(results.unjudged))
     facts |= {"complete": True, "unwritten": {}}
-    facts["not_judged"] = {path: reason_not_judged(path) for path in results.side_files[:]}
+    named_files = results.side_files[:]  # a slice of a `TruncatedList` has only the files that it names
+    facts["not_judged"] = {path: reason_not_judged(path) for path in named_files}
     facts["seconds"] = round(time.monotonic() - start, 3)
     FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:

@@ -81,7 +81,8 @@ def whole_number_parser(noun: str, least: int, most: int | None = None) -> Calla
     valid_numbers = f"{least} or more" if most is None else f"{least} to {most}"
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        is_valid = text.isdecimal() and least <= int(text) and (most is None or int(text) <= most)
+        if not is_valid:
             raise argparse.ArgumentTypeError(f"{text!r} is not {noun}: write {valid_numbers}")
         return int(text)
 
@@ -194,7 +195,7 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
-    """Add `--device` and `--threads`; `threads` is the text of the help on the default number of threads."""
+    """Add `--device` and `--threads`; `threads` is the default number of threads, as the help words it."""
     parser.add_argument(
         "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
     )
@@ -202,7 +203,7 @@ def add_device(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_threads(parser: Options, threads: str = "all cores") -> None:
-    """Add `--threads`; `threads` is the text of the help on the default number of threads."""
+    """Add `--threads`; `threads` is the default number of threads, as the help words it."""
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),
@@ -212,7 +213,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_engine(parser: Options, threads: str = "all cores") -> None:
-    """Add `--engine`, `--device` and `--threads`; `threads` is the text of the help on the default number."""
+    """Add `--engine`, `--device` and `--threads`; `threads` is the default number, as the help words it."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -222,7 +223,7 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_rate(parser: Options, default: str) -> None:
-    """Add `--false-alarm-rate`; `default` is the text of the help on the rate without the option."""
+    """Add `--false-alarm-rate`; `default` is the rate without the option, as the help words it."""
     parser.add_argument(
         "--false-alarm-rate",
         type=parse_rate,
@@ -300,14 +301,15 @@ def is_table(out: str) -> bool:
 def check_output(args: argparse.Namespace) -> None:
     """Check that `--out` can be written, before anything is loaded, and make a results folder.
 
-    If an earlier table with decimal commas is replaced, `--decimal-comma` is set. Options on files that the
-    call does not write are refused.
+    Also set `--decimal-comma` if the call replaces a table that has decimal commas, and refuse options for
+    files that the call does not write.
     """
     _keep_decimal_commas(args)
     if args.out and not is_table(args.out):
         check_results_folder(args.out)
         return
-    if args.decimal_comma and (not args.out or args.out.lower().endswith(".xlsx")):
+    writes_csv = bool(args.out) and not args.out.lower().endswith(".xlsx")
+    if args.decimal_comma and not writes_csv:
         raise InputError("--decimal-comma is for CSV: add --out FILE.csv or --out DIR, or leave it out")
     if args.maps:
         raise InputError("--maps has nothing to write to: add --out DIR")
@@ -326,7 +328,8 @@ def _keep_decimal_commas(args: argparse.Namespace) -> None:
     if not args.out or args.out.lower().endswith(".xlsx"):
         return
     earlier_table = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
-    args.decimal_comma = args.decimal_comma or has_decimal_commas(earlier_table)
+    if not args.decimal_comma:
+        args.decimal_comma = has_decimal_commas(earlier_table)
 
 
 def check_results_folder(path: str, *names: str) -> None:
@@ -363,9 +366,11 @@ def check_earlier_results(
     if not args.out or is_table(args.out) or args.force:
         return
     remedy = "choose another folder, or replace them with --force"
-    earlier = earlier_product(Path(args.out))
-    if earlier not in ("", product):
-        raise InputError(f"--out {args.out} holds results of {earlier}, the model is of {product}: {remedy}")
+    other_product = earlier_product(Path(args.out))
+    if other_product not in ("", product):
+        raise InputError(
+            f"--out {args.out} holds results of {other_product}, the model is of {product}: {remedy}"
+        )
     if not pictures:
         return
     earlier_pictures = earlier_paths(Path(args.out))
@@ -492,11 +497,12 @@ _running_displays: list[TerminalProgress] = []  # the display of the running com
 def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> ProgressCallback:
     """Return a callback that shows the command's progress on the terminal; with `--quiet` it shows nothing.
 
-    A command has one display, which is made at the first call of this function: later plans are ignored.
+    A command has one display. The first call of this function makes it; the plans of later calls are ignored.
 
     Args:
         args: Arguments of the call.
-        plan: Stages of the command, for a progress in percent of the whole; None: each stage has its own.
+        plan: Stages of the command, to show the progress of the whole command in percent; None: only the
+            progress of the current stage is shown.
     """
     if args.quiet:
         return ignore_progress
@@ -571,7 +577,8 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
 def prepare_output_folder(path: str) -> Path:
     """Make an output folder if it is missing, and check that it can be written."""
     folder = Path(path)
-    if folder.suffix.lower() in NO_FOLDERS and not folder.exists():
+    has_file_suffix = folder.suffix.lower() in NO_FOLDERS
+    if has_file_suffix and not folder.exists():
         raise InputError(f"--out {path}: tables are FILE.csv or FILE.xlsx; name one, or a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -593,7 +600,7 @@ def report_failures(
     Args:
         failures: A line for each skipped picture or mask.
         already_reported: Whether the lines were printed before; if so, only their number is reported.
-        total: Number of all pictures; None: it is not known, but some were not skipped.
+        total: Number of all pictures; None: it is unknown, but larger than that of the skipped pictures.
 
     Returns:
         1 if there are failures, else 0.
@@ -604,8 +611,9 @@ def report_failures(
     skipped_count = sum(failure.kind != MASK for failure in typed_failures)
     if skipped_count:
         were = "was" if skipped_count == 1 else "were"
-        rest = "" if total is not None and skipped_count >= total else "; the others are done"
-        say(f"{pluralize(skipped_count, 'picture')} {were} skipped{rest}")
+        has_others = total is None or skipped_count < total
+        others = "; the others are done" if has_others else ""
+        say(f"{pluralize(skipped_count, 'picture')} {were} skipped{others}")
     return 1 if typed_failures else 0
 
 
@@ -620,7 +628,7 @@ def _say_failures(failures: Sequence[Failure]) -> None:
             say(f"{outcome}: {' '.join(failure.split())}")
     for reason, names in unread_names_by_reason.items():
         if len(names) > MAX_LINES_OF_REASON:
-            all_names = join_names(names, len(names))
+            all_names = join_names(names, limit=len(names))
             say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {all_names}")
             continue
         for name in names:
@@ -642,10 +650,11 @@ def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str
     """Return a table as text. Columns of numbers are aligned to the right, the others to the left."""
     rows_of_text = [["" if value is None else str(value) for value in row] for row in rows]
     columns = []
-    for column, title in enumerate(header):
-        values = [row[column] for row in rows_of_text]
-        columns.append(_align_column(title, values))
-    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+    for index, title in enumerate(header):
+        cells = [row[index] for row in rows_of_text]
+        columns.append(_align_column(title, cells))
+    lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    return "\n".join(lines)
 
 
 def _align_column(title: str, values: Sequence[str]) -> list[str]:
@@ -669,22 +678,23 @@ def has_several_categories(args: argparse.Namespace) -> bool:
     return bool(args.category) and names_several(args.data, args.category)
 
 
-def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
+def selected_categories(args: argparse.Namespace, file_word: str = "") -> tuple[str, ...]:
     """Return the categories that `--category` means, in the order of the tables.
 
     Args:
         args: Arguments of the call.
-        files: Word for the files that are written, one for each category, such as "models"; empty: none are.
+        file_word: Word for the files that are written, one for each category, such as "models"; empty: no
+            files are written.
 
     Raises:
-        InputError: A category is missing; or files are written, and `--out` names a single one.
+        InputError: A category is missing; or files are written, and `--out` names a file instead of a folder.
     """
     from flawscope.datasets.layouts import present_categories
 
-    if files and args.out.endswith(".safetensors"):
+    if file_word and args.out.endswith(".safetensors"):
         raise InputError(
-            f"--category {args.category} makes several {files}: give --out a folder instead of {args.out}; "
-            "it gets CATEGORY.safetensors"
+            f"--category {args.category} makes several {file_word}: give --out a folder instead of "
+            f"{args.out}; it gets CATEGORY.safetensors"
         )
     return present_categories(args.data, args.category, "--category")
 
@@ -720,8 +730,12 @@ def _innermost_visible(path: str | bytes) -> str:
     Files in a folder that this user may not enter seem not to exist; the returned path is then the folder.
     """
     visible = os.fsdecode(path)
-    while not os.path.lexists(visible) and os.path.dirname(visible) not in ("", visible):
-        visible = os.path.dirname(visible)
+    while not os.path.lexists(visible):
+        parent = os.path.dirname(visible)
+        has_parent = parent not in ("", visible)
+        if not has_parent:
+            break
+        visible = parent
     return visible
 
 
@@ -751,4 +765,5 @@ def _system_reason(error: OSError) -> str:
 
 
 def _unforeseen_reason(error: Exception) -> str:
+    """Return the reason of an error that no part of the program expects, with its type."""
     return f"unexpected {message_with_type(error)}; --debug shows where"

@@ -44,12 +44,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
-    """Open the data set, split as for the fit of A; `compare` leaves out pictures that B has learnt from."""
+    """Open the data set, split as it was for the fit of A."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
     manifest = read_manifest(args.a)
     read_manifest(args.b)  # raises InputError for a wrong file before pictures are read
+    # pictures that B has learnt from are left out later, by `compare`
     seed, group = common.seed_and_group(manifest)
     return open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
 

@@ -83,7 +83,8 @@ def _check_data(args: argparse.Namespace) -> int:
     """Check a data set, print and write the findings, and return the exit code.
 
     Raises:
-        InputError: The data set cannot be read; or its parts cannot be aligned, after all else was printed.
+        InputError: The data set cannot be read; or its parts cannot be aligned, in which case the other
+            findings are printed first.
     """
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
@@ -105,8 +106,8 @@ def _check_data(args: argparse.Namespace) -> int:
             alignment_error = error
     if args.out:
         _write_page(args.out, dataset, report, alignment)
-    steps = [] if args.align else advise_before(dataset)
-    _show_checks(args, report, alignment, steps)
+    advised_steps = [] if args.align else advise_before(dataset)
+    _show_checks(args, report, alignment, advised_steps)
     if alignment_error is not None:
         raise alignment_error
     is_alignment_good = alignment is None or not alignment.problem
@@ -114,6 +115,7 @@ def _check_data(args: argparse.Namespace) -> int:
 
 
 def _write_page(out: str, dataset: Dataset, report: CheckReport, alignment: Alignment | None) -> None:
+    """Write the page of a check to the file `out`."""
     from flawscope.pages.report import write_page
     from flawscope.pages.report.pages import check_page
 
@@ -121,21 +123,24 @@ def _write_page(out: str, dataset: Dataset, report: CheckReport, alignment: Alig
 
 
 def _show_checks(
-    args: argparse.Namespace, report: CheckReport, alignment: Alignment | None, steps: Sequence[Advice]
+    args: argparse.Namespace,
+    report: CheckReport,
+    alignment: Alignment | None,
+    advised_steps: Sequence[Advice],
 ) -> None:
     """Print the findings and the advised steps; with `--json`, as one document."""
     if args.json:
         document = report.to_dict()
         if alignment is not None:
             document["alignment"] = alignment.to_dict()
-        document["advice"] = [step._asdict() for step in steps]
+        document["advice"] = [step._asdict() for step in advised_steps]
         common.show(common.as_json(document))
         return
     lines = list(report.lines())
     if alignment is not None:
         lines += alignment.lines()
     common.show("\n".join(lines))
-    for step in steps:
+    for step in advised_steps:
         common.show(common.format_advice(step))
 
 
@@ -183,7 +188,7 @@ def _measure_repeatability(args: argparse.Namespace) -> Repeatability:
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:
-    """Find the parts in all pictures of a data set, by a reference from the good pictures."""
+    """Learn a reference from the good pictures of a data set, and find the parts in all its pictures."""
     from flawscope.results.alignment import Alignment
 
     return Alignment.learn(

@@ -102,7 +102,7 @@ def evaluate_model(
         dataset: The data set; None: the one that the call names is opened.
 
     Returns:
-        The evaluation; and the pictures that could not be judged or drawn.
+        The evaluation; and lines on pictures that could not be judged or drawn.
     """
     from flawscope.predictor import read_manifest
 
@@ -146,18 +146,18 @@ def _measure(
     """Evaluate a model, with the additional measurements that the call asks for."""
     from flawscope.evaluation.evaluation import evaluate
 
-    models_with_fewer: Sequence[Predictor] = ()
+    models_of_fewer_pictures: Sequence[Predictor] = ()
     if args.learning_curve:
         from flawscope.fitting.fewer_pictures import fit_fewer
 
-        models_with_fewer = fit_fewer(predictor, dataset, step)
+        models_of_fewer_pictures = fit_fewer(predictor, dataset, step)
     return evaluate(
         predictor,
         dataset,
         step=step,
         full_resolution=args.full_resolution,
         robust=args.robustness,
-        fewer=models_with_fewer,
+        fewer=models_of_fewer_pictures,
     )
 
 
@@ -175,13 +175,13 @@ def _say_remarks(args: argparse.Namespace, result: Evaluation, dataset: Dataset,
 
 
 def _write_table(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> None:
-    """Write the table of results alone."""
+    """Write the table of results, where `--out` names a table instead of a folder."""
     from flawscope.evaluation.result import all_results
     from flawscope.results.result_workbook import open_table
 
     table = open_table(args.out, decimal_comma=args.decimal_comma, **_table_form(args, result, predictor))
-    for _, evaluation in all_results(result):
-        table.add_result(evaluation)
+    for _, picture_result in all_results(result):
+        table.add_result(picture_result)
     table.close(_totals(args, result))
 
 
@@ -193,7 +193,7 @@ def _write_results(
     dataset: Dataset,
     step: ProgressCallback,
 ) -> list[str]:
-    """Write the results folder, figures and tables first.
+    """Write the results folder: first the summary and the tables, then the pictures and the report.
 
     Returns:
         Lines on pictures that could not be drawn, and on files that could not be written.
@@ -215,15 +215,15 @@ def _write_results(
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
         results.write_summary(result.to_dict())
-    part_rows = _write_tables(args, results, result, unwritten)
-    for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
+    rows_of_parts = _write_tables(args, results, result, unwritten)
+    for done, picture in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
-            results.pictures.add(item.path, prediction)
+            results.pictures.add(picture.item.path, picture.prediction)
         step("pictures", done, len(result.pictures))
     with unwritten.collect("table"):
-        for _, evaluation in all_results(result):
-            results.add_to_workbook(evaluation)
-        results.workbook.close(_totals(args, result), part_rows)
+        for _, picture_result in all_results(result):
+            results.add_to_workbook(picture_result)
+        results.workbook.close(_totals(args, result), rows_of_parts)
     with unwritten.collect("report"):
         path = results.output.path(report.REPORT_NAME)
         model_name = os.path.basename(args.model)
@@ -245,11 +245,11 @@ def _write_tables(
     from flawscope.results.excel import write_table
     from flawscope.results.run import PARTS_TABLE_NAME
 
-    for _, evaluation in all_results(result):
+    for _, picture_result in all_results(result):
         with unwritten.collect("row"):
-            results.table.add_result(evaluation)
+            results.table.add_result(picture_result)
         with unwritten.collect("JSON file"):
-            results.add_details(evaluation)
+            results.add_details(picture_result)
     with unwritten.collect("table"):
         results.table.close()
     if not result.judged_parts:
@@ -275,13 +275,14 @@ def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predict
 
 def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str]]:
     """Return the titles and values of a workbook's totals."""
-    return [
+    totals = [
         ("Model", os.path.basename(args.model)),
         ("Method", result.method),
         ("Product", result.category),
         ("Pictures", result.counts()),
-        *(("Measured", line) for line in _decision_lines(result)),
     ]
+    totals += [("Measured", line) for line in _decision_lines(result)]
+    return totals
 
 
 def format_evaluation(result: Evaluation) -> str:
@@ -293,11 +294,13 @@ def format_evaluation(result: Evaluation) -> str:
     for key, value in result.metrics.items():
         if value is not None:
             metric_rows.append((METRIC_NAMES.get(key, key), f"{value:.4f}"))
-    metrics = [common.format_table(metric_rows, ("metric, 1 at best", "value"))] if metric_rows else []
+    metric_lines = list(result.remarks)
+    if metric_rows:
+        metric_lines.insert(0, common.format_table(metric_rows, ("metric, 1 at best", "value")))
     paragraphs = [
         f"{result.category}: {result.method}, {result.counts()} in {format_duration(result.seconds)}",
         "\n".join(_decision_lines(result)),
-        "\n".join([*metrics, *result.remarks]),
+        "\n".join(metric_lines),
         "\n".join(describe_promise(result.false_alarms)),
         _kinds_table(result),
     ]
@@ -347,19 +350,19 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
         outcome = "broken, see below" if alarms["broken"] else "kept"
         promise = f"promise of {alarms['expected']:.1%} {outcome}"
     alarm_count = round(alarms["measured"] * alarms["images"])
+    good_pictures = pluralize(alarms["images"], f"good {result.noun}")
     yield (
-        f"false alarms: {alarm_count} of "
-        f"{pluralize(alarms['images'], f'good {result.noun}')} "
-        f"(95 %: {low:.0%} to {high:.0%} of such); {promise}"
+        f"false alarms: {alarm_count} of {good_pictures} (95 %: {low:.0%} to {high:.0%} of such); {promise}"
     )
 
 
 def _found_text(defects: Mapping[str, object]) -> str:
+    """Return the number of found defects, and of how many."""
     return f"{defects['found']} of {defects['images']}"
 
 
 def _parts_text(statistics: Json) -> str:
-    """Return the text on the decisions on parts, from `part_statistics`."""
+    """Return the text of how well parts are judged; `statistics` is the value of `part_statistics`."""
     low, high = statistics["interval"]
     text = (
         f"{statistics['promise']}\n"
@@ -397,7 +400,7 @@ def _light_row(robustness: Robustness) -> tuple[str, ...]:
 def _run_each(args: argparse.Namespace) -> int:
     """Evaluate a model of several products or views; return the exit code.
 
-    Further measures are, for products, how well each is recognised; for views, how well parts are judged.
+    For a model of products, also measure how well each is recognised; for views, how well parts are judged.
     """
     from flawscope.datasets import find_categories
 
@@ -405,8 +408,8 @@ def _run_each(args: argparse.Namespace) -> int:
     if datasets := _view_datasets(args, model):
         names = tuple(datasets)
     elif args.category:
-        is_group = common.has_several_categories(args)
-        names = common.selected_categories(args) if is_group else (args.category,)
+        has_several = common.has_several_categories(args)
+        names = common.selected_categories(args) if has_several else (args.category,)
     else:
         names = tuple(name for name in find_categories(args.data) if name in model.products)
     if not names:
@@ -427,6 +430,7 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
     if common.has_several_categories(args):
         raise InputError("the model is of one product's views: name one --category")
     dataset = _open_dataset(args, model.facts)
+    # in a split that the program made, training pictures that this model has not learnt are tested, too
     splits = ("test", "train") if dataset.drawn_split else ("test",)
     return split_by_view(dataset, pattern, *splits)
 
@@ -435,8 +439,8 @@ def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Js
     """Count a product's test pictures, and those that the model takes for another product.
 
     Returns:
-        `pictures`, the number of readable test pictures; and `mistaken`, the numbers of those taken for
-        another product, by that product, which may be "none of these".
+        `pictures`, the number of readable test pictures; and `mistaken`: for each other product, or "none of
+        these", the number of the pictures that were taken for it.
     """
     from flawscope.results.prediction import Prediction
 
@@ -481,9 +485,10 @@ def _run_several(
         output = OutputFiles(common.prepare_output_folder(args.out))
         output.check(TABLE_NAME)
     document_by_category: dict[str, Json] = {}
-    pictures: list[tuple[Item, Prediction]] = []  # of all views
+    judged_pictures: list[tuple[Item, Prediction]] = []  # test pictures of all views, with their predictions
 
     def evaluate_category(name: str) -> int:
+        """Evaluate a category, product or view, add its document, and return the exit code."""
         changes = {"category": name, "out": str(folder / name) if folder else None}
         if model is None:
             changes["model"] = str(_model_path(args.model, name))
@@ -491,10 +496,10 @@ def _run_several(
         predictor = None if model is None else model.products[name]
         result, failures = evaluate_model(call, predictor=predictor, dataset=datasets.get(name))
         document_by_category[name] = result.to_dict()
-        if model is not None and not datasets:
+        if model is not None and not datasets:  # a model of products
             document_by_category[name]["products"] = _recognition(model, name, result)
         if datasets:
-            pictures.extend((picture.item, picture.prediction) for picture in result.pictures)
+            judged_pictures.extend((picture.item, picture.prediction) for picture in result.pictures)
         say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
@@ -508,8 +513,8 @@ def _run_several(
         "failed": reason_by_name,
     }
     unread_failures = list[Failure]()
-    if model is not None and datasets:
-        parts = judge_parts(model, pictures, unread_failures)
+    if model is not None and datasets:  # a model of views
+        parts = judge_parts(model, judged_pictures, unread_failures)
         document["parts"] = part_statistics(model, parts)
     common.show_document(args, document, lambda: _categories_text(document, kind))
     if args.out:
@@ -561,7 +566,7 @@ def _count_mistaken(documents: Documents, names: Iterable[str]) -> int:
 
 
 def _categories_text(document: Facts, kind: str) -> str:
-    """Return the text of several evaluations: the table of the papers' metrics, and decisions on parts.
+    """Return the text of several evaluations: the table of metrics, remarks, and how well parts are judged.
 
     Args:
         document: The document of `evaluate --json`.
@@ -590,8 +595,8 @@ def _metrics_table(document: Facts, kind: str) -> str:
         return ["n/a" if value is None else f"{value:.4f}" for value in values]
 
     def mistaken_cell(names: Iterable[str]) -> str:
-        total = sum(document_by_category[name]["products"]["pictures"] for name in names)
-        return f"{_count_mistaken(document_by_category, names)} of {total}"
+        picture_count = sum(document_by_category[name]["products"]["pictures"] for name in names)
+        return f"{_count_mistaken(document_by_category, names)} of {picture_count}"
 
     header = [kind, *METRICS.values(), "false alarms", "defects found"]
     rows: list[list[str]] = []
@@ -605,18 +610,29 @@ def _metrics_table(document: Facts, kind: str) -> str:
         header.append("mistaken")
         for row, name in zip(rows, document_by_category, strict=True):
             row.append(mistaken_cell([name]))
-        mean_row.append(mistaken_cell(document_by_category))
+        mean_row.append(mistaken_cell(names=document_by_category))
     return common.format_table([*rows, mean_row], header)
 
 
 def _category_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
-    """Yield the rows of the table of several evaluations: a heading, a row for each category, the means."""
+    """Yield the rows of the table of several evaluations: a heading, a row for each category, the means.
+
+    Args:
+        document: The document of `evaluate --json`.
+        kind: "category", "product" or "view".
+    """
     document_by_category = document["categories"]
     has_products = kind == "product"
 
     metrics = list(document["mean"])
-    counts = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]
-    heading = ["category", "method", "pictures", *metrics, *counts]
+    count_columns = [
+        "false_alarms",
+        "false_alarms_expected",
+        "good_pictures",
+        "defects_found",
+        "defective_pictures",
+    ]
+    heading = ["category", "method", "pictures", *metrics, *count_columns]
     if has_products:
         heading.append("mistaken")
     yield heading
@@ -628,8 +644,9 @@ def _category_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
         if has_products:
             row.append(_count_mistaken(document_by_category, [name]))
         yield row
-    no_counts = [""] * len(counts)
-    mean_row = [f"mean of {len(document_by_category)}", "", "", *document["mean"].values(), *no_counts]
+    means = document["mean"].values()
+    blank_counts = [""] * len(count_columns)
+    mean_row = [f"mean of {len(document_by_category)}", "", "", *means, *blank_counts]
     if has_products:
-        mean_row.append(_count_mistaken(document_by_category, document_by_category))
+        mean_row.append(_count_mistaken(document_by_category, names=document_by_category))
     yield mean_row

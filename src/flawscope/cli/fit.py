@@ -26,6 +26,7 @@ add_arguments = fit_options.add_arguments
 def run(args: argparse.Namespace) -> int:
     """Fit the model, or models, that a call asks for, and write them; return the exit code."""
     args = _read_call(args)
+    # with --force, the model that this call wrote with an open question is accepted, and nothing is fitted
     if args.force and questions.accept(args.out, args.call_digest):
         return _report_accepted(args)
     args.each_view = router.decide_each_view(args)
@@ -37,13 +38,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_call(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call with the options of `--config`; set `call_digest`, and `has_test` to True.
+    """Return the call with the options of `--config` and the arguments `call_digest` and `has_test` added.
 
     Raises:
         InputError: Options do not go together, or an option of the file is wrong.
     """
-    with_output = fit_options.with_call_of_file(args)
-    call = fit_options.with_file(with_output, _category_of_file(with_output))
+    call = fit_options.with_call_of_file(args)
+    call = fit_options.with_file(call, _category_of_file(call))
     if call.cluster is not None:
         connect.check_address(call.cluster)
     if call.evaluate and (call.joint or call.each_view or common.has_several_categories(call)):
@@ -51,20 +52,20 @@ def _read_call(args: argparse.Namespace) -> argparse.Namespace:
     if call.json and not call.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
     call.call_digest = questions.digest_call(call)
-    call.has_test = True
+    call.has_test = True  # a fit sets it to False where the data have no test pictures
     return call
 
 
 def _category_of_file(args: argparse.Namespace) -> str | None:
     """Return the category whose section of `--config` is read for the whole call.
 
-    The result is None if no section is read, but only the options for all categories.
+    The result is None if only the options for all categories are read.
     """
     if args.joint or common.has_several_categories(args):
         return None
-    if args.category or not args.config:
-        return args.category or None
-    return fit_one.only_category(args.data)
+    if args.category:
+        return str(args.category)
+    return fit_one.only_category(args.data) if args.config else None
 
 
 def _report_accepted(args: argparse.Namespace) -> int:
@@ -126,13 +127,13 @@ def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> No
     speed = "" if seconds is None else f", {seconds:.2g} s a view here"
     size = f"{out.stat().st_size / 2**20:.1f} MiB"
     say(f"wrote {out} ({size}{speed}); `flawscope info {out} --verbose` says the rest")
-    advice_on_few = advice(
+    advice_on_few_pictures = advice(
         rate=predictor.calibration.rate,
         missing=lacking(manifest, is_update),
         learnt=learnt_by_default(args, manifest),
     )
-    for step in [*advise_blind(manifest), *advice_on_few]:
-        say(common.format_advice(step))
+    for advised_step in [*advise_blind(manifest), *advice_on_few_pictures]:
+        say(common.format_advice(advised_step))
     for line in next_steps(args, out):
         say(line)
 
@@ -155,7 +156,7 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
 
     Args:
         predictor: The fitted model.
-        verbose: Whether to give the long text on the rate, as `info` does, which says how it was measured.
+        verbose: Whether to give the long text on the rate, which also says how the rate was measured.
         updated: Whether the model was updated; then there is no line on simulated defects, which was reported
             when it was fitted.
     """
@@ -184,7 +185,7 @@ def describe_suspects(manifest: Manifest) -> list[str]:
     suspects = manifest.suspects
     if not suspects:
         return []
-    dropped_names = {row.name for row in manifest.pictures if row.role == "dropped"}
+    dropped_names = {picture.name for picture in manifest.pictures if picture.role == "dropped"}
     count = pluralize(len(suspects), "picture")
     heading = data_checks.SUSPECTS.coded(f"look whether these are good ({count})")
     lines = [f"{heading}, most suspicious first:"]
@@ -193,13 +194,14 @@ def describe_suspects(manifest: Manifest) -> list[str]:
         lines.append(f"  {suspect.line()}{left_out}")
     if len(suspects) > MAX_LISTED_SUSPECTS:
         lines.append(f"  and {len(suspects) - MAX_LISTED_SUSPECTS} more")
-    if any(suspect.reason == HIGH and suspect.name not in dropped_names for suspect in suspects):
+    kept_suspects = [suspect for suspect in suspects if suspect.name not in dropped_names]
+    if any(suspect.reason == HIGH for suspect in kept_suspects):
         lines.append(f"--drop-suspects leaves out what {WORDS[HIGH]}")
     return lines
 
 
 def lacking(manifest: Manifest, updated: bool) -> str:
-    """Return words on the good pictures that are still needed for the requested rate; empty: none are.
+    """Return the text on the good pictures that the requested rate needs and the model lacks; "" for none.
 
     Args:
         manifest: Manifest of the fitted model.
@@ -214,7 +216,7 @@ def lacking(manifest: Manifest, updated: bool) -> str:
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
-    """Return the number of training pictures if the preset `accurate` is worth its time for so few; else 0.
+    """Return the number of training pictures if they are so few that `accurate` is worth its time, else 0.
 
     The result is also 0 after an update, and if the call chose a preset.
     """
@@ -228,8 +230,10 @@ def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
     """Return lines with commands that use the model in the file `out`."""
     if args.has_test:
         data = [args.data]
-        data += ["--category", args.category] if args.category else []
-        data += ["--good", args.good] if args.good else []
+        if args.category:
+            data += ["--category", args.category]
+        if args.good:
+            data += ["--good", args.good]
     else:
         data = ["GOOD_AND_BAD"]  # the pictures of the fit are all good, and would measure no misses
     predict = ["predict", out, "NEW_PICTURES", "--out", "found"]

@@ -60,8 +60,9 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     setting_names = sorted(
         {option.setting for method in registry.loadable_methods() for option in method.options}
     )
-    # the category whose section of the `--config` file is read
-    category = (args.category or only_category(args.data)) if args.config else None
+    category = None  # whose section of the `--config` file is read
+    if args.config:
+        category = args.category or only_category(args.data)
     options = common.read_settings(args, (*COMMON_FLAGS, *setting_names), category)
     settings = {name: value for name, value in options.items() if name not in fit_options.file_options()}
     _check_update(args, settings)
@@ -98,13 +99,13 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     from flawscope.artefact.files import checkpoint_path, training_log_path
 
     fit_settings = read_fit_settings(args)
-    checkpoint = None
     require_training()
-    old = model_file.read(args.update) if args.update else None
-    if old is None and registry.method(fit_settings.method).learns_in_steps:
+    old_model = model_file.read(args.update) if args.update else None
+    checkpoint = None
+    if old_model is None and registry.method(fit_settings.method).learns_in_steps:
         checkpoint = checkpoint_path(args.out)
     with report_kept_steps(checkpoint):
-        predictor = fit_model(args, fit_settings, old, say, step)
+        predictor = fit_model(args, fit_settings, old_model, say, step)
         questions.save(predictor, args.out, args.call_digest, args.update)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -118,8 +119,8 @@ def predict_memory(fit: Mapping[str, object]) -> int | None:
     This loads torch.
 
     Args:
-        fit: Arguments of `predict_peak_memory`, of which `images` may be the folder of a data set; and
-            `good`, the names of its folders of good pictures, as `open_dataset` takes them.
+        fit: Arguments of `predict_peak_memory`; `images` may be the folder of a data set. One more key,
+            `good`, names the folders of good pictures in the data set, as for `open_dataset`.
     """
     from flawscope.datasets import open_dataset
     from flawscope.fitting.preparation import predict_peak_memory
@@ -150,7 +151,7 @@ def fit_arguments(
             value = getattr(args, option.name)
             if value is None or value is False:
                 continue
-            # a switch that is given stands for the value `switched`
+            # the value of a switch is True, and the argument's value is then `switched`
             arguments[option.argument] = option.switched if option.value == SWITCH else value
     choices = {"method": fit_settings.method, "preset": fit_settings.preset, "seen": fit_settings.seen}
     return {**arguments, **choices, **fit_settings.settings}
@@ -169,27 +170,27 @@ def require_training() -> None:
 def fit_model(
     args: argparse.Namespace,
     fit_settings: FitSettings,
-    old: Artefact | None,
+    old_model: Artefact | None,
     say: Say,
     step: ProgressCallback,
 ) -> Predictor:
     """Fit one model, or add to an old one.
 
-    `args.has_test` is set: whether the data have test pictures.
+    Also set `args.has_test`: whether the data have test pictures.
 
     Args:
         args: Arguments of the call.
         fit_settings: Settings of the call.
-        old: Model to add to; None: a new one is fitted.
+        old_model: Model to add to; None: a new one is fitted.
         say: Prints a remark.
         step: Shows the progress.
     """
-    if old is not None:
+    if old_model is not None:
         from flawscope.artefact.model_mapping import ModelMapping
 
-        updated = add_to_models(args, fit_settings, ModelMapping.of(old), say, step)
-        return updated.products[""]
-    dataset = _open_training_data(args, fit_settings, old=None)
+        updated = add_to_models(args, fit_settings, ModelMapping.of(old_model), say, step)
+        return updated.products[""]  # "": the only product
+    dataset = _open_training_data(args, fit_settings, old_model=None)
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         from flawscope.datasets.dataset import split_by_view
@@ -213,21 +214,25 @@ def fit_model(
 
 
 def add_to_models(
-    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
+    args: argparse.Namespace,
+    fit_settings: FitSettings,
+    old_model: ModelMapping,
+    say: Say,
+    step: ProgressCallback,
 ) -> Model:
-    """Return the model, of one product or of a part's views, with new good pictures added.
+    """Add new good pictures to the model of one product or to those of a part's views; return the result.
 
-    `args.has_test` is set: whether the data have test pictures.
+    Also set `args.has_test`: whether the data have test pictures.
     """
     from flawscope.fitting.incremental_update import extend
     from flawscope.predictor.router import open_models
 
-    dataset = _open_training_data(args, fit_settings, old)
+    dataset = _open_training_data(args, fit_settings, old_model)
     args.has_test = bool(dataset.test)
     _say_training_data(args, dataset, say)
     _prepare_torch(args)
     return extend(
-        open_models(old, args.device),
+        open_models(old_model, args.device),
         dataset,
         group=args.group,
         fair=args.fair,
@@ -249,40 +254,41 @@ def _prepare_torch(args: argparse.Namespace) -> None:
 
 
 def _open_training_data(
-    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping | None
+    args: argparse.Namespace, fit_settings: FitSettings, old_model: ModelMapping | None
 ) -> Dataset:
-    """Open the data set of a fit; the model's seed splits it, and pictures of one part stay together.
+    """Open the data set of a fit. The seed of the model splits it; pictures of one part stay together.
 
     Args:
         args: Arguments of the call.
         fit_settings: Settings of the call, which have the seed of a new model.
-        old: Model that is added to; None: a new one is fitted.
+        old_model: Model that is added to; None: a new one is fitted.
     """
     from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
     from flawscope.pictures.listing import relative_names
     from flawscope.pictures.units import group_reader
 
-    if old is None:
+    if old_model is None:
         group = name_reader(args.group, args.part, args.view)
         method = registry.method(fit_settings.method)
         seed = registry.configure(method, fit_settings.preset, fit_settings.settings).seed
     else:
-        _check_extends(old)
-        seed, model_group = common.seed_and_group(old.facts)
+        _check_extendable(old_model)
+        seed, model_group = common.seed_and_group(old_model.facts)
         group = group_reader(args.group) or model_group
     if args.only_view is not None:
-        group = args.only_view[0].part_key
+        pattern, _ = args.only_view
+        group = pattern.part_key
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
-    if old is None and args.part is not None:
+    if old_model is None and args.part is not None:
         PartPattern(args.part, args.view).check_parts(relative_names(_good_pictures(dataset)))
     return dataset
 
 
-def _check_extends(old: ModelMapping) -> None:
+def _check_extendable(old_model: ModelMapping) -> None:
     """Raise an InputError if the method of a model cannot learn more pictures later."""
     extendable = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
-    for product in old.products.values():
+    for product in old_model.products.values():
         if registry.method(product.manifest.method).extends:
             continue
         raise InputError(
@@ -293,7 +299,9 @@ def _check_extends(old: ModelMapping) -> None:
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
     """Print the number of training pictures, and remarks on them."""
-    test_count = sum(not item.anomalous for item in dataset.test) if dataset.drawn_split else 0
+    test_count = 0  # good pictures that could be learnt from, but are kept for tests
+    if dataset.drawn_split:
+        test_count = sum(not item.anomalous for item in dataset.test)
     test_pictures = f"; {test_count} more are kept for `evaluate`" if test_count else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{test_pictures}")
     say(Detail(f"folders: {dataset.layout} layout"))
@@ -334,16 +342,17 @@ def _fit_new(
     if args.minutes is not None:
         raise InputError("--auto has minutes of its own: leave out --minutes")
     arguments |= {"minutes": args.auto, "resume": False}
-    return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **arguments)
+    earlier = args.out if args.resume else None  # model of an earlier search
+    return auto.fit_auto(dataset, earlier=earlier, **arguments)
 
 
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
-    """Give a KeyboardInterrupt that leaves the block a message on the steps kept in the checkpoint.
+    """Replace a KeyboardInterrupt in the block by one whose message names the steps in the checkpoint.
 
     Args:
-        checkpoint: File of the checkpoint; None: the method saves none, and the KeyboardInterrupt stays as
-            it is.
+        checkpoint: File of the checkpoint; None: the method saves none, and the KeyboardInterrupt is not
+            replaced.
     """
     from flawscope.methods.training.state_file import checkpoint_progress
 
@@ -367,6 +376,7 @@ def only_category(root: str) -> str | None:
 
 
 def _good_pictures(dataset: Dataset) -> list[Path]:
+    """Return the paths of the training and validation pictures."""
     items = [*dataset.train, *dataset.validation]
     return [item.path for item in items]
 
@@ -388,7 +398,7 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
         yield warning
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     unread_files = list[str]()
-    # masks, and files with facts on a picture, lie beside the pictures
+    # masks, and files with facts on a picture, are expected beside the pictures
     side_files = [path.relative_to(folder).as_posix() for path in masks_in(folder)]
     for path in not_pictures_in(folder):
         name = path.relative_to(folder).as_posix()

@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     method_options = _add_method_flags(group_by_name[record.METHOD])
     # no option sets these: `router.fit` sets `only_view`, `with_file` the others
     parser.set_defaults(only_view=None, typed=None, filed=())
+    # kept here, since `--help` hides the help of these options and `--help-all` shows it again
     hidden_help = {
         action: action.help for action in parser._actions if action.dest in RARE_OPTIONS | method_options
     }
@@ -93,6 +94,7 @@ class _HelpAll(argparse.Action):
         self._hidden_help = hidden_help
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the help, and end the program."""
         for action, text in self._hidden_help.items():
             action.help = text
         print(parser.format_help())
@@ -113,21 +115,23 @@ def add_options(
     options: Iterable[record.FitOption],
     shared: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Add options of a fit to a command. Options that commands share are added by `common.add_NAME`.
+    """Add options of a fit to a command.
+
+    An option that several commands have is added by the function `common.add_NAME`; NAME is `option.shared`.
 
     Args:
         group: Parser, or group of its options.
         options: Options to add.
-        shared: Arguments of `common.add_NAME`, by the NAME.
+        shared: For each NAME, the keyword arguments of `common.add_NAME`; a NAME that is missing has none.
     """
-    added = set[str]()
+    added_names = set[str]()
     value_by_word = _help_words()
-    subgroups: dict[str, common.Options] = {"": group}  # by `FitOption.exclusive`
+    subgroups: dict[str, common.Options] = {"": group}  # by `FitOption.exclusive`; "": no subgroup
     for option in options:
-        if option.shared in added:
+        if option.shared in added_names:
             continue
         if option.shared:
-            added.add(option.shared)
+            added_names.add(option.shared)
             add_shared = getattr(common, f"add_{option.shared}")
             add_shared(group, **shared.get(option.shared, {}))
             continue
@@ -139,7 +143,7 @@ def add_options(
 
 
 def _help_words() -> dict[str, object]:
-    """Return the values that replace words in braces in the help of options, by the word."""
+    """Return the values of the words that stand in braces in the help of options, such as `{minutes}`."""
     names = registry.names()
     methods = registry.loadable_methods()
     return {
@@ -153,7 +157,8 @@ def _argument_settings(option: record.FitOption, words: Mapping[str, object]) ->
     """Return the arguments of `add_argument` for an option; `words` are those of `_help_words`."""
     text = option.help
     for word, value in words.items():
-        text = text.replace(f"{{{word}}}", str(value))
+        placeholder = "{" + word + "}"
+        text = text.replace(placeholder, str(value))
     if option.value == record.SWITCH:
         return {"action": "store_true", "help": text}
     if option.value == record.YES_OR_NO:
@@ -188,8 +193,11 @@ def _method_flags() -> dict[str, tuple[str, str]]:
     for method in registry.loadable_methods():
         for option in method.options:
             sentence = f"{option.help} ({method.name})."
-            metavar, earlier_help = flags.get(option.flag, (option.metavar, ""))
-            flags[option.flag] = metavar, f"{earlier_help} {sentence}" if earlier_help else sentence
+            if option.flag in flags:  # an earlier method has the flag, too
+                metavar, earlier_help = flags[option.flag]
+                flags[option.flag] = metavar, f"{earlier_help} {sentence}"
+            else:
+                flags[option.flag] = option.metavar, sentence
     return flags
 
 
@@ -197,7 +205,7 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call completed by those options of `CALL_IN_FILE` that only the file of `--config` has.
+    """Return the call; options of `CALL_IN_FILE` that the command line lacks come from the `--config` file.
 
     Raises:
         InputError: Neither the command line nor the file names an output.
@@ -221,7 +229,7 @@ def _typed_names(args: argparse.Namespace) -> frozenset[str]:
 
 
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
-    """Return the call completed by the options that only the file of `--config` has, for a category.
+    """Return the call; options that the command line lacks come from the `--config` file, for a category.
 
     Args:
         args: Arguments of the call.
@@ -235,9 +243,9 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
         if name in file_options():
             raise InputError(f"--set {name}: it is an option; write {flag_of(name)} instead")
     values = _read_category(args.config, category) if args.config else {}
-    filed_names = frozenset(values.keys() - typed_names)
-    call = argparse.Namespace(**{**vars(args), "typed": typed_names, "filed": filed_names})
-    for name in file_options() & filed_names:
+    names_from_file = frozenset(values.keys() - typed_names)
+    call = argparse.Namespace(**{**vars(args), "typed": typed_names, "filed": names_from_file})
+    for name in file_options() & names_from_file:
         if values[name] is not None:
             setattr(call, name, _parse_file_value(args.config, name, values[name]))
     if call.channels and "{" in call.channels:
@@ -247,11 +255,17 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
 
 
 def _read_category(file: str, category: str | None) -> Json:
-    """Read the options and settings of a file for a category, without those of the whole call."""
+    """Read the options and settings of a file for a category; leave out the options of `CALL_IN_FILE`.
+
+    Raises:
+        InputError: The category's section has an option of `CALL_IN_FILE`, or the file has an unknown name.
+    """
     values = read_config(file, category)
     shared_values = read_config(file)
     for name in CALL_IN_FILE:
-        if values.pop(name, None) != shared_values.get(name):  # the category's section sets it
+        value = values.pop(name, None)
+        is_set_by_category = value != shared_values.get(name)
+        if is_set_by_category:
             raise InputError(f"config {file}: {name} is of the whole call: write it above categories")
     _check_names(file, values)
     return values
@@ -269,7 +283,7 @@ def written_form(args: argparse.Namespace, name: str) -> str:
 
 
 def name_setting_as_flag(args: argparse.Namespace, text: str) -> str:
-    """Return an error's text; a setting at its beginning is written as the user wrote it in the call."""
+    """Return an error's text, where `setting NAME` at its beginning is replaced by the form in the call."""
     match = re.match(r"setting (\w+)", text)
     if match is None:
         return text
@@ -280,7 +294,7 @@ def name_setting_as_flag(args: argparse.Namespace, text: str) -> str:
 
 
 def _check_names(file: str | None, values: Mapping[str, object]) -> None:
-    """Raise an InputError for a name of a file that is neither a setting nor an option for files."""
+    """Raise an InputError for a name in a file that is neither a setting nor an option for files."""
     valid_names = file_options() | _settings()
     for name in values:
         if name in valid_names:
@@ -308,7 +322,7 @@ def _actions() -> dict[str, argparse.Action]:
 
 
 def _parse_file_value(file: str, name: str, value: object) -> object:
-    """Parse the value of an option in the file as on the command line; a list stands for text with commas."""
+    """Parse the value of an option in the file as on the command line; a list is first joined with commas."""
     action = _actions()[name]
     place = f"config {file}: {name}"
     if action.nargs == 0:  # a switch, which has no value on the command line
@@ -329,7 +343,7 @@ def _parse_file_value(file: str, name: str, value: object) -> object:
 
 
 def _parse_template(args: argparse.Namespace) -> tuple[str, str | None]:
-    """Return the patterns of --part and --view for `--channels` with a template like {part}_{light}.png."""
+    """Return the patterns of --part and --view for a template of `--channels`, such as {part}_{light}.png."""
     from flawscope.calibration.parts import PartPattern
 
     if args.part or args.view or args.group:

@@ -47,9 +47,9 @@ class Outcome(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Fit a model for each category, and return the exit code.
 
-    A failure is reported and does not stop the other fits; the exit code is 1 then.
+    A failure is reported and does not stop the other fits; with a failure, the exit code is 1.
     """
-    names = common.selected_categories(args, "models")
+    names = common.selected_categories(args, file_word="models")
     if args.update:
         raise InputError("--update adds to one model: name one --category")
     calls = {name: category_call(fit_options.with_file(args, name), name, args.out) for name in names}
@@ -75,8 +75,9 @@ def report_outcomes(outcomes: Mapping[str, Outcome]) -> int:
     for outcome in outcomes.values():
         if outcome.open_model:
             question_code = max(question_code, questions.report(outcome.open_model))
-    has_failed = any(outcome.failed for outcome in outcomes.values())
-    return 1 if has_failed else skipped_code or question_code
+    if any(outcome.failed for outcome in outcomes.values()):
+        return 1
+    return skipped_code or question_code
 
 
 def fit_each(
@@ -179,21 +180,24 @@ def _fitted_outcome(call: argparse.Namespace, predictor: Predictor, duration: st
     manifest = predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     lines = [f"{call.called}: {pictures} in {duration}; {promise_of(manifest).text}"]
-    if not call.each_view:  # views decide together: what the model of one finds alone says little
+    # views decide together, so what the model of one view finds says little
+    if not call.each_view:
         lines += [f"  {line}" for line in describe_found(manifest)]
     lines += [f"  {line}" for line in manifest.notes]
     lines += [f"  question: {line}" for line in manifest.questions]
-    # questions of models that are joined are reported once, for the joint file
-    has_own_file = not (call.joint or call.each_view)
+    # the questions of models that are joined are reported once, for the joint file
+    is_joined = call.joint or call.each_view
+    has_open_file = manifest.questions and not is_joined
     return Outcome(
         _figures(manifest, duration),
         lines,
         skipped=predictor.failures,
-        open_model=call.out if has_own_file and manifest.questions else "",
+        open_model=call.out if has_open_file else "",
     )
 
 
 def _is_done(call: argparse.Namespace) -> bool:
+    """Return whether the model of a call exists and is kept, by `--resume`."""
     return call.resume and Path(call.out).is_file()
 
 
@@ -224,8 +228,8 @@ def _fit_each_on_cluster(
         args: Arguments of the command.
         calls: Arguments of each fit, by the model's name.
         folder: Folder of the files.
-        add_outcome: Called with the name and the outcome of each fit when it ends; first for models that
-            exist already.
+        add_outcome: Called with the name and the outcome of each fit when it ends. Models that exist already
+            come first.
         say: Prints a remark.
     """
 
@@ -239,11 +243,11 @@ def _fit_each_on_cluster(
 
     calls_to_run = {}
     for name, call in calls.items():
-        if _is_done(call):
+        if _is_done(call):  # `_fit_call` returns the outcome of the kept model, and fits nothing
             add_outcome(name, _fit_call(call, ignore_progress))
         else:
             calls_to_run[name] = call
-    _fit_on_cluster(args, calls_to_run, _fit_call, folder, add_result, say)
+    _fit_on_cluster(args, calls_to_run, function=_fit_call, out=folder, add_result=add_result, say=say)
 
 
 def _fit_on_cluster(
@@ -268,12 +272,12 @@ def _fit_on_cluster(
     if not calls:
         return
     live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-    arguments_by_name = {name: _peak_arguments(call) for name, call in calls.items()}
+    memory_arguments_by_name = {name: _peak_arguments(call) for name, call in calls.items()}
     with (
         connect.cluster_connection(args.cluster),
         tasks.task_pool(
             "fit",
-            arguments_by_name,
+            memory_arguments_by_name,
             fit_one.predict_memory,
             data=args.data,
             out=out,
@@ -318,7 +322,7 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
 def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     """Fit one model in a single task of the cluster, and open it.
 
-    `args.has_test` is set: whether the data have test pictures.
+    Also set `args.has_test`: whether the data have test pictures.
     """
     from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import Predictor
@@ -333,6 +337,7 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     fits: list[TaskFit] = []  # `add_fit` adds the only one
 
     def add_fit(_name: str, result: TaskFit | FlawscopeError) -> None:
+        """Print the lines of the fit and keep it, or raise its error."""
         if isinstance(result, FlawscopeError):
             raise result
         for line in result.lines:
@@ -340,7 +345,14 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
         fits.append(result)
 
     with fit_one.report_kept_steps(checkpoint):
-        _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), add_fit, say)
+        _fit_on_cluster(
+            args,
+            {name: call},
+            function=_fit_and_report,
+            out=os.path.dirname(out),
+            add_result=add_fit,
+            say=say,
+        )
     predictor = Predictor.opened(out, device="cpu")
     (fit,) = fits
     predictor.failures = fit.failures

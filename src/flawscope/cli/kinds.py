@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
-    items = open_defects(args.data, args.category, good=args.good)  # before a model is opened
+    # first, so that wrong data are reported before a model is opened, which takes longer
+    items = open_defects(args.data, args.category, good=args.good)
     if not items:
         raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--data has kinds of one product: name it with --product, {' or '.join(names)}")
     (name,) = names
     step = common.progress_for(args)
-    outcome = learn_kinds(model.products[name], _examples(items), args.error, step, len(items))
+    outcome = learn_kinds(
+        model.products[name], _examples(items), error=args.error, step=step, total=len(items)
+    )
     model.with_product(name, outcome.model).save(out)
     kinds = outcome.model.manifest.kinds
     assert kinds is not None
@@ -74,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
 def _examples(items: list[Item]) -> Iterator[Example]:
     """Yield an example for each picture and kind: the picture, the kind, and the mask if there is one.
 
-    The kind is the name of the picture's folder. If that names no kind, but the picture has labels with
-    names, there is an example for each of these names.
+    The kind is the name of the picture's folder. If this name says only that pictures are bad, and the
+    picture has labels, there is an example for each name of a label instead.
     """
     from flawscope.datasets.labels import PictureLabels
     from flawscope.datasets.masks import union_masks

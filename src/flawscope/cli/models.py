@@ -58,6 +58,7 @@ def info(args: argparse.Namespace) -> int:
 
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     result = model.self_test()
+    # the model of a single product has one certificate, here under the name ""
     certificate_by_product = {"": result} if isinstance(result, Certificate) else result
     for name, certificate in certificate_by_product.items():
         prefix = f"{name}: " if name else ""
@@ -69,10 +70,10 @@ def info(args: argparse.Namespace) -> int:
 def _facts_document(facts: ModelFacts) -> Json:
     """Return the document of `info --json`.
 
-    The document of a model of one product is its manifest; that of another model has the manifests of all
-    products or views, by name.
+    For the model of one product, the document is its manifest. For the model of several products or views,
+    it has all manifests, by name.
     """
-    if not facts.kind:
+    if not facts.kind:  # one product, under the name ""
         return facts.manifests[""].to_dict()
     document: Json = {"products": {name: manifest.to_dict() for name, manifest in facts.manifests.items()}}
     if facts.views is not None:
@@ -89,7 +90,7 @@ def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
     """
     from flawscope.artefact.rates import promise_of
 
-    if not facts.kind:
+    if not facts.kind:  # one product, under the name ""
         return manifest_lines(facts.manifests[""], verbose=verbose)
     lines = [f"joint model of {pluralize(len(facts.manifests), facts.kind)}: {', '.join(facts.manifests)}"]
     if facts.views is not None:
@@ -97,7 +98,8 @@ def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
     for name, manifest in facts.manifests.items():
         parts = None if facts.views is None else facts.parts_of(name)
         product_lines = manifest_lines(manifest, parts, verbose=verbose)
-        lines += [f"\n{name}", *(f"  {line}" for line in product_lines)]
+        lines.append(f"\n{name}")
+        lines += [f"  {line}" for line in product_lines]
     return lines
 
 
@@ -121,7 +123,8 @@ def manifest_lines(
     rows.append(("self-test", f"{pluralize(len(manifest.samples), 'sample')}, which --self-test runs here"))
     rows += [("exported", line) for line in certificate_lines(manifest.facts)]
     rows += [("question", line) for line in manifest.questions]
-    if parts is None:
+    is_of_view = parts is not None
+    if not is_of_view:
         rows += [("next", advice.line()) for advice in advise_blind(manifest)]
     if verbose:
         rows += [(title, value) for title, value in facts if title not in MAIN_FACTS]
@@ -213,7 +216,7 @@ def _list_good_pictures(folder: str, force: bool) -> list[Path]:
     """List the good pictures that a call names.
 
     Raises:
-        InputError: The names of their folders do not say that they are good, and `force` is not set.
+        InputError: `force` is not set, and names of folders or pictures do not say that all are good.
     """
     from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
@@ -253,19 +256,21 @@ def _calibrate_products(
         raise InputError("the views decide together, at one false-alarm rate: leave out --product")
     pictures_by_product = _pictures_by_product(model, names, pictures)
     plan = common.CALIBRATE if len(names) == 1 else None
+    has_several = len(pictures_by_product) > 1
     new_model = model
     lines = []
     failures = list[str]()
     for name in names:
-        before = model.products[name]
-        after = _calibrate_product(args, before, pictures_by_product.get(name), plan)
-        if name not in pictures_by_product:
+        predictor = model.products[name]
+        calibrated = _calibrate_product(args, predictor, pictures_by_product.get(name), plan)
+        if name in pictures_by_product:
+            lines += _describe_calibration(predictor, calibrated, product=name if has_several else "")
+        else:  # only the rate changed
             prefix = f"{name}: " if name else ""
-            lines.append(prefix + after.calibration.promise())
-        else:
-            lines += _describe_calibration(before, after, name if len(pictures_by_product) > 1 else "")
-        failures += after.failures
-        new_model = new_model.with_product(name, after)
+            lines.append(prefix + calibrated.calibration.promise())
+        failures += calibrated.failures
+        new_model = new_model.with_product(name, calibrated)
+    # with new pictures of every view, the model also learns anew how the views look
     if pictures_by_product.keys() == model.products.keys():
         new_model = new_model.with_looks_of_views(pictures_by_product)
     return _CalibratedModel(new_model, lines, failures)
@@ -277,7 +282,14 @@ def _calibrate_product(
     pictures: Sequence[PictureSource] | None,
     plan: Plan | None,
 ) -> Predictor:
-    """Return a product's model with the call's rate, and with thresholds from its pictures, if it has any."""
+    """Return a product's model with the rate of the call, and with thresholds from new good pictures.
+
+    Args:
+        args: Arguments of the call; without a rate, the model keeps its own.
+        predictor: Model of the product.
+        pictures: New good pictures; None: there are none, and only the rate changes.
+        plan: Stages for the progress.
+    """
     if args.false_alarm_rate is not None:
         predictor = predictor.with_rate(args.false_alarm_rate)
     if pictures is None:
@@ -295,7 +307,8 @@ def _describe_calibration(before: Predictor, after: Predictor, product: str) -> 
         product: Name of the product; empty: only one product is calibrated.
     """
     prefix = f"{product}, " if product else ""
-    new_notes = after.manifest.notes[len(before.manifest.notes) :]
+    old_count = len(before.manifest.notes)
+    new_notes = after.manifest.notes[old_count:]
     return [
         f"{prefix}before: {before.calibration.promise()}",
         f"{prefix}now:    {after.calibration.promise()}",
@@ -306,7 +319,7 @@ def _describe_calibration(before: Predictor, after: Predictor, product: str) -> 
 def _pictures_by_product(
     model: Predictor | Router, names: Sequence[str], pictures: Sequence[PictureSource]
 ) -> dict[str, list[PictureSource]]:
-    """Sort new good pictures by the product, or view, that they show.
+    """Sort new good pictures by the product or view that they show.
 
     Args:
         model: Model to calibrate.
@@ -388,6 +401,7 @@ def export(args: argparse.Namespace) -> int:
         _export_model(args, out, failures)
     _say_exported(args, read_facts(out).manifests)
     if questions.new_questions(out, args.model):
+        # saved again with the digest of the call, by which `--force` accepts the model
         questions.save(load(out), out, call_digest, args.model)
     return common.report_failures(failures) or questions.report(out, args.model)
 
@@ -422,8 +436,8 @@ def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     """Return the pictures of `--pictures` by product; empty without the option.
 
-    Where each product has a folder, its pictures are those in the folder, as in `fit`. If any product has
-    none, the model recognises the product of each picture.
+    If every product has a folder, the folder shows the product, as in `fit`. Otherwise, the model recognises
+    the product of each picture.
     """
     from flawscope.datasets import find_categories, list_pictures, open_dataset
     from flawscope.predictor.router import load
@@ -432,7 +446,8 @@ def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
         return {}
     model = load(args.model)
     pictures_by_product: dict[str, list[PictureSource]] = {name: [] for name in model.products}
-    if pictures_by_product.keys() <= {*find_categories(args.pictures)}:
+    has_all_folders = pictures_by_product.keys() <= {*find_categories(args.pictures)}
+    if has_all_folders:
         return {
             name: [item.path for item in open_dataset(args.pictures, name).train]
             for name in pictures_by_product
@@ -444,22 +459,23 @@ def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
 
 
 def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -> None:
-    """Print the certificates of a model, or of each product of a joint model."""
+    """Print the certificates of an exported model, or of each product of a joint one, and the file."""
     from flawscope.artefact.certificate import certificates_from_facts
 
     say = common.say_unless_quiet(args)
-    prefixes = {name: f"{name}: " if name else "" for name in manifests}
+    prefix_by_name = {name: f"{name}: " if name else "" for name in manifests}
     is_compared_with_openvino = False
     for name, manifest in manifests.items():
         for certificate in certificates_from_facts(manifest.facts):
-            common.show(prefixes[name] + certificate.describe())
-            is_compared_with_openvino = is_compared_with_openvino or "openvino" in certificate.runtime
+            common.show(prefix_by_name[name] + certificate.describe())
+            if "openvino" in certificate.runtime:
+                is_compared_with_openvino = True
     if not is_compared_with_openvino:
         say("OpenVINO is not installed here: not compared with it")
     say(f"wrote {args.out}")
     for name, manifest in manifests.items():
         if manifest.calibration.precision != "fp32":
-            say(prefixes[name] + manifest.calibration.promise())
+            say(prefix_by_name[name] + manifest.calibration.promise())
 
 
 def backbones_arguments(parser: argparse.ArgumentParser) -> None:

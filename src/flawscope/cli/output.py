@@ -71,7 +71,7 @@ class PictureInputs:
 def collect_inputs(specs: list[str]) -> PictureInputs:
     """List the inputs that the arguments of a call mean: files, folders, patterns, or `-` alone.
 
-    An argument that means no picture becomes a source with an error; it is reported when its turn comes.
+    An argument that names no picture is listed with its error, which is reported when its turn comes.
 
     Raises:
         InputError: No argument means a picture.
@@ -106,7 +106,7 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
         raise InputError(first_error)
     if not sources:
         raise InputError(f"no picture to judge, only {join_names(side_files)}")
-    return PictureInputs([*sources], len(sources), side_files, errors)
+    return PictureInputs([*sources], total=len(sources), side_files=side_files, errors=errors)
 
 
 def _read_stdin(stream: IO[bytes]) -> PictureInputs:
@@ -118,17 +118,20 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
     from flawscope.pictures.decoding import is_encoded
     from flawscope.pictures.text_files import UTF_16_MARKS, text_lines, unquoted
 
-    head = stream.peek(HEAD_SIZE)[:HEAD_SIZE] if isinstance(stream, io.BufferedReader) else b""
+    head = b""
+    if isinstance(stream, io.BufferedReader):
+        head = stream.peek(HEAD_SIZE)[:HEAD_SIZE]  # `peek` may return more
     is_text = b"\0" not in head or head.startswith(UTF_16_MARKS)
     if is_text:
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in text_lines(stream))
-        return PictureInputs(Path(unquoted(line)) for line in lines if line.strip())
+        paths = (Path(unquoted(line)) for line in lines if line.strip())
+        return PictureInputs(paths)
     if not is_encoded(head):
         raise InputError(
             "what comes on stdin is neither a picture that can be read nor a list of paths "
             "in UTF-8; save a list as UTF-8"
         )
-    return PictureInputs([stream.read()], 1)
+    return PictureInputs([stream.read()], total=1)
 
 
 def file_remarks(side_files: Sequence[str]) -> Iterator[str]:
@@ -136,7 +139,8 @@ def file_remarks(side_files: Sequence[str]) -> Iterator[str]:
     from flawscope.pictures.decoding import is_picture
 
     if side_files:
-        masks = ", masks among them" if any(map(is_picture, side_files)) else ""
+        has_masks = any(map(is_picture, side_files))  # a picture beside the pictures is a mask
+        masks = ", masks among them" if has_masks else ""
         files = pluralize(len(side_files), "file")
         names = join_names(side_files, MAX_NAMED_FILES)
         yield f"{files} beside the pictures not looked at{masks}: {names}"
@@ -151,9 +155,10 @@ def prediction_line(prediction: Prediction) -> str:
     from flawscope.results.prediction import NEAR_WORDS, Prediction
 
     remarks = []
-    if prediction.product_name not in ("", Prediction.NO_PRODUCT_NAME):
+    product = prediction.product_name
+    if product not in ("", Prediction.NO_PRODUCT_NAME):
         p_value = prediction.product_p_value
-        remarks.append(prediction.product_name + ("" if p_value is None else f", p {p_value:.3f}"))
+        remarks.append(product if p_value is None else f"{product}, p {p_value:.3f}")
     if prediction.is_anomalous and prediction.region_kinds:
         strongest_region = prediction.regions[0]
         remarks.append(strongest_region.kinds_text)
@@ -215,13 +220,13 @@ class Output:
         self.args = args
         self.parts = parts
         self.count = count
-        self.products = table_form.get("products", False)
+        self.has_products = table_form.get("products", False)
         # sources of the pictures whose part is not decided yet: by part, then by the picture's path
         self._waiting_sources: dict[str, dict[str, PictureSource]] = {}
         self._is_grouped = inputs is not None  # whether the pictures of a part follow each other
         self._last_part = ""  # name of the last picture's part
         self.total = 0  # number of inputs
-        self.flush_each = inputs is None  # who sends the paths may wait for each answer
+        self.flush_each = inputs is None  # the sender of the paths may wait for each answer
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = WriteErrors(common.say)
         self.failures: list[str] = []
@@ -259,9 +264,9 @@ class Output:
             self.decide_incomplete()  # the earlier parts get no more pictures
         self._last_part = part_name
         # copied, since the map is a view: it would keep the maps of the whole batch in memory
-        own_map = replace(result, map=result.map.copy())
+        result_with_own_map = replace(result, map=result.map.copy())
         try:
-            decided_part = self.parts.add(own_map)
+            decided_part = self.parts.add(result_with_own_map)
         except InputError as error:
             self._report(Unjudged(path, str(error)), source)
             return
@@ -290,6 +295,7 @@ class Output:
             with self.unwritten.collect("row"):
                 self.table.add_result(result)
         if self.results:
+            # without its source, an input gets a row and no files
             self._write_to_folder(self.results, result, source if is_shown else None)
         if not isinstance(result, Unjudged):
             self.count(result)
@@ -337,9 +343,10 @@ class Output:
         sources = self._waiting_sources.pop(part.part)
         for picture in part.pictures().values():
             self._report(picture, sources.pop(str(picture.path)))
-        # sources that are left had to be judged again, for another product, and could not be read any more
+        # a source that is left was judged again, for another product, and could no longer be read
         for path, source in sources.items():
             self._report(Unjudged(path, f"{path}: it cannot be read any more"), source)
+        # without their maps, which would fill the memory
         views_without_maps = {
             view: replace(prediction, map=prediction.map[:0]) for view, prediction in part.views.items()
         }
@@ -357,20 +364,26 @@ class Output:
         """
         from flawscope.results.result_workbook import run_totals
 
-        rows = [*part_rows(self.decided_parts, self.products)] if self.parts else []
+        rows_of_parts: list[Sequence[object]] = []
+        if self.parts:
+            rows_of_parts = [*part_rows(self.decided_parts, has_products=self.has_products)]
         workbook = self.results.workbook if self.results else None
         for table in (self.table, workbook):
             if table is None:
                 continue
             with self.unwritten.collect("table"):
-                table.close(run_totals(facts), rows)
+                table.close(run_totals(facts), rows_of_parts)
         if self.results:
-            self._finish_folder(self.results, facts, levels, rows)
+            self._finish_folder(self.results, facts, levels, rows_of_parts)
         for line in self.unwritten.lines():
             common.say(line)
 
     def _finish_folder(
-        self, results: ResultsFolder, facts: Json, levels: Levels | None, part_rows: list[Sequence[object]]
+        self,
+        results: ResultsFolder,
+        facts: Json,
+        levels: Levels | None,
+        rows_of_parts: list[Sequence[object]],
     ) -> None:
         """Write the final files of the results folder; set `complete` and `unwritten` in the facts.
 
@@ -378,10 +391,10 @@ class Output:
             results: The results folder.
             facts: Facts on the run, for the summary.
             levels: Levels at which pictures with more than 8 bits are shown.
-            part_rows: Rows of the table of parts, the heading first.
+            rows_of_parts: Rows of the table of parts, the heading first.
         """
         if self.parts:
-            self._write_parts_table(results, part_rows)
+            self._write_parts_table(results, rows_of_parts)
         if self.labels:
             with self.unwritten.collect("file of labels"):
                 self.labels.finish()
@@ -403,7 +416,7 @@ class Output:
         say(f"results in {self.args.out}: {rows_text} in {' and '.join(results.tables)}")
 
     def _write_parts_table(self, results: ResultsFolder, rows: list[Sequence[object]]) -> None:
-        """Write the CSV table of parts from `part_rows`."""
+        """Write the CSV table of parts from the rows of `part_rows`."""
         from flawscope.results.excel import write_table
         from flawscope.results.run import PARTS_TABLE_NAME
 
@@ -412,7 +425,7 @@ class Output:
             write_table(path, rows, decimal_comma=self.args.decimal_comma)
 
     def _write_page(self, results: ResultsFolder, facts: Json, levels: Levels | None) -> None:
-        """Write the page beside the table; if a library for it is missing, only report that."""
+        """Write the page beside the table, or print which library the page needs and this machine lacks."""
         from flawscope.pages.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
         from flawscope.results.table import read_table
@@ -444,9 +457,12 @@ class Output:
 def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
     """Return the exit code of `--fail-on-anomaly`.
 
-    The code is, by the first of these rules that holds: 3 if a picture is anomalous; `code` if that is not 0;
-    4 if a picture is within tolerance, or is called good although the false-alarm rate does not hold for it;
-    0.
+    The first of these rules that applies gives the code:
+
+    - 3: a picture is anomalous
+    - `code`: it is not 0
+    - 4: a picture is within tolerance, or is called good although the false-alarm rate does not hold for it
+    - 0: none of these applies
 
     Args:
         code: Exit code of the run without `--fail-on-anomaly`.
@@ -454,8 +470,10 @@ def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
     """
     if totals.anomalous:
         return ANOMALY_EXIT_CODE
+    if code:
+        return code
     is_unsure = totals.tolerated or totals.beyond_promise
-    return UNSURE_EXIT_CODE if is_unsure and not code else code
+    return UNSURE_EXIT_CODE if is_unsure else 0
 
 
 def part_rows(parts: Iterable[PartPrediction], has_products: bool) -> Iterator[Sequence[object]]:
@@ -464,11 +482,18 @@ def part_rows(parts: Iterable[PartPrediction], has_products: bool) -> Iterator[S
     if has_products:
         heading.append("product")
     yield heading
-    for part in parts:
-        missing = " ".join(part.missing)
-        row = [part.part, part.decision, part.p_value, part.score, part.worst, missing, part.severity]
+    for prediction in parts:
+        row = [
+            prediction.part,
+            prediction.decision,
+            prediction.p_value,
+            prediction.score,
+            prediction.worst,
+            " ".join(prediction.missing),
+            prediction.severity,
+        ]
         if has_products:
-            row.append(part.product_name)
+            row.append(prediction.product_name)
         yield row
 
 
@@ -480,7 +505,7 @@ class Summary:
         from flawscope.results.by_product import ProductCounts
 
         self.kind = model.kind
-        self.products = model.facts.is_joint
+        self.has_products = model.facts.is_joint
         self.manifests = {name: product.manifest for name, product in model.products.items()}
         self.product = _join_product_names(self.manifests, self.kind)
         preprocesses = [manifest.preprocess for manifest in self.manifests.values()]
@@ -489,14 +514,17 @@ class Summary:
         self.parts = model.parts()
         self.table_form: TableForm = {
             "kinds": any(manifest.kinds is not None for manifest in self.manifests.values()),
-            "products": self.products,
+            "products": self.has_products,
             "aligned": any(preprocess.reference is not None for preprocess in preprocesses),
         }
         if self.parts:
             self.table_form["part_of"] = self.parts.name_part
         self.tolerances: Tolerances | None = None  # rules of `--tolerances`
-        rates = [manifest.calibration.expected_rate for manifest in self.manifests.values()]
-        self.totals = ProductCounts(self.parts.expected_rate if self.parts else max(rates))
+        if self.parts:
+            expected_rate = self.parts.expected_rate
+        else:
+            expected_rate = max(manifest.calibration.expected_rate for manifest in self.manifests.values())
+        self.totals = ProductCounts(expected_rate)
         self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)
         self.promised = all(manifest.calibration.promised for manifest in self.manifests.values())
 
@@ -521,8 +549,8 @@ class Summary:
         from flawscope.calibration.promise import batch_limit
 
         limit = batch_limit(self.p_values, rate) if self.promised else 0.0
-        # each model's smallest p-value, that of a score above all its good units; the largest of these holds
-        # for all products
+        # a picture above all n good units of its model has the smallest p-value, 1 / (n + 1); the largest of
+        # these values holds for all products
         least = max(1 / (manifest.calibration.unit_count + 1) for manifest in self.manifests.values())
         return {
             "rate": rate,
@@ -534,32 +562,37 @@ class Summary:
         }
 
     def facts(self, args: argparse.Namespace, unjudged_count: int) -> Json:
-        """Return the facts of the run for `results.json`; the arguments are those of `run_facts`."""
+        """Return the facts of the run for `results.json`.
+
+        Args:
+            args: Arguments of the call.
+            unjudged_count: Number of inputs that were not judged.
+        """
         facts = run_facts(args, self.manifests, self.totals, unjudged_count, self.kind)
         if self.parts is not None:
             facts |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
         if self.tolerances is not None:
             facts |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
-        if self.products:
+        if self.has_products:
             facts["none_of_these"] = self.totals.unrecognised
             for name, product_facts in facts["products"].items():
                 product_facts["pictures"] = self.totals.pictures_by_product[name]
                 product_facts["anomalous"] = self.totals.anomalous_by_product[name]
         return facts
 
-    def totals_text(self, parts: Sequence[PartPrediction] = ()) -> str:
+    def totals_text(self, decided_parts: Sequence[PartPrediction] = ()) -> str:
         """Return lines with the number of anomalous pictures, the expected false-alarm rate, and a legend.
 
         Args:
-            parts: The decided parts; if the model decides on parts, these are counted, not the pictures.
+            decided_parts: The decided parts. A model that decides on parts counts these, not the pictures.
         """
         if self.parts is not None:
-            return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond_text()}"
-        if not self.kind:
+            return f"{parts_line(decided_parts, self.parts.promise())}\n{LEGEND}{self._beyond_text()}"
+        if not self.kind:  # a single product, with the name ""
             calibration = self.manifests[""].calibration
             totals = totals_line(self.totals, calibration, has_tolerances=self.tolerances is not None)
             return totals + self._beyond_text()
-        by_product = f": {self.totals.lines()}" if self.products else ""
+        by_product = f": {self.totals.lines()}" if self.has_products else ""
         pictures = pluralize(self.totals.count, "picture")
         return f"{self.totals.anomalous} of {pictures} anomalous{by_product}{self._beyond_text()}"
 
@@ -604,7 +637,7 @@ def run_facts(
             "promised": calibration.promised,
         }
         promises.append(f"{name}: {calibration.brief()}" if kind else calibration.brief())
-    rates: Json = {f"{kind}s": rates_by_name} if kind else rates_by_name[""]
+    rates: Json = {f"{kind}s": rates_by_name} if kind else rates_by_name[""]  # "": the single product
     product = _join_product_names(manifests, kind)
     methods = dict.fromkeys(manifest.method for manifest in manifests.values())  # an ordered set
     expected_rate = max(calibration.expected_rate for calibration in calibration_by_name.values())
@@ -649,7 +682,7 @@ def totals_line(totals: MismatchDetector, calibration: Calibration, has_toleranc
 
 
 def batch_line(batch: Facts) -> str:
-    """Return the line on the pictures that can be called defective together; `batch` is `Summary.batch()`."""
+    """Return the line on the result of `--false-discovery-rate`; `batch` is the value of `Summary.batch`."""
     pictures = pluralize(batch["pictures"], "picture")
     if batch["defective"]:
         return (
@@ -685,7 +718,7 @@ def say_remarks(side_files: Sequence[str], totals: MismatchDetector) -> None:
     from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import reason_not_judged
 
-    named_files = side_files[:]  # of a `TruncatedList`, only the files that it names
+    named_files = side_files[:]  # a slice of a `TruncatedList` has only the files that it names
     for path in named_files:
         if is_picture(path):
             common.say(f"not judged: {path}: {reason_not_judged(path)}")

@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         return cluster_predict.predict_on_cluster(args)
     common.check_output(args)
     inputs = _collect_inputs(args)
+    # without a known number of inputs, there is no progress to show
     step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = _load_model(args)
     summary = output.Summary(predictor)
@@ -164,7 +165,7 @@ def _open_results(
 
     paths = inputs.paths
     root = None
-    if paths is not None:
+    if paths is not None:  # they are known, and do not come one by one from stdin
         root = common_folder([path for path in paths if path not in inputs.errors])
     table_form = summary.table_form
     table_form["model"] = os.path.basename(args.model)
@@ -218,7 +219,7 @@ def _say_summary(
     summary: output.Summary,
     facts: Json,
 ) -> None:
-    """Print the totals of a run, the line on all pictures together, and remarks on files left out."""
+    """Print the totals of a run, the result of `--false-discovery-rate`, and remarks on files left out."""
     if not args.json and summary.totals.count:
         common.say(summary.totals_text(results.decided_parts))
     if "batch" in facts:
@@ -236,8 +237,8 @@ def _advise_review(args: argparse.Namespace, results: output.Output, summary: ou
         return
     command = shlex.join(["flawscope", "review", args.out])
     verb = "comes" if near_count == 1 else "come"
-    near = f"; {near_count} near the threshold, called good, {verb} after them" if near_count else ""
-    common.say(f"next: {command}   sorts flagged pictures into good and defective, to learn from{near}")
+    near_text = f"; {near_count} near the threshold, called good, {verb} after them" if near_count else ""
+    common.say(f"next: {command}   sorts flagged pictures into good and defective, to learn from{near_text}")
 
 
 def _exit_code(args: argparse.Namespace, results: output.Output, summary: output.Summary, code: int) -> int:
@@ -263,10 +264,11 @@ def _judge(
     summary: output.Summary,
     step: ProgressCallback,
 ) -> None:
-    """Judge the inputs; Ctrl-C takes effect only after an input is counted, and its row and files written."""
+    """Judge the inputs; Ctrl-C takes effect when the current input is counted, and its files are written."""
     from flawscope.results.table import Unjudged
 
-    batch_size = None if inputs.total else 1  # paths come one by one from stdin, and are answered at once
+    # without a total, paths come one by one from stdin, and each is answered at once
+    batch_size = None if inputs.total else 1
     answers = stream(inputs.sources, batch=batch_size)
     for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN

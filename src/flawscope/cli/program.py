@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 1
     except Exception as error:
-        if "--debug" in arguments[1:]:
+        if "--debug" in arguments[1:]:  # the first argument is the command
             import traceback
 
             traceback.print_exception(error)
@@ -130,9 +130,9 @@ def _run(arguments: list[str]) -> int:
         print(f"flawscope {__version__}")
         return 0
     _escape_unprintable()
-    name, *rest = arguments
+    name, *words = arguments
     parser, run = load_command(_find_command(name))
-    args = parser.parse_call(rest)
+    args = parser.parse_call(words)
     say_open_questions(args)
     new_folders = _missing_folders(getattr(args, "out", None))
     try:
@@ -153,7 +153,7 @@ def _missing_folders(out: str | os.PathLike[str] | None) -> list[Path]:
 
 
 def _find_command(name: str) -> Command:
-    """Return the command of this name, of this package or another.
+    """Return the command of this name, from this package or from another one.
 
     Raises:
         InputError: There is no such command, or its package is not installed.
@@ -180,8 +180,8 @@ def _load_package_commands() -> dict[str, Command]:
 
     command_by_name = {}
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=operator.attrgetter("name")):
-        for name, (text, module) in entry.load().items():
-            command_by_name[name] = Command(name, text, module)
+        for name, (help_text, module) in entry.load().items():
+            command_by_name[name] = Command(name, help_text, module)
     return command_by_name
 
 
@@ -209,6 +209,7 @@ def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace
 
 
 def _library_command(name: str) -> Command:
+    """Return a command of this package."""
     return Command(name, COMMANDS[name], f"flawscope.cli.{MODULES.get(name, name)}")
 
 
@@ -227,11 +228,12 @@ def overview() -> str:
         "",
         "Learns what good parts look like and shows where a new picture differs.",
     ]
-    for title, group in {**COMMAND_GROUPS, PACKAGE_GROUP_TITLE: help_by_package_command}.items():
-        if not group:
+    groups = {**COMMAND_GROUPS, PACKAGE_GROUP_TITLE: help_by_package_command}
+    for title, help_by_command in groups.items():
+        if not help_by_command:
             continue
         lines += ["", f"{title}:"]
-        lines += [f"  {name:<{width}}{text}" for name, text in group.items()]
+        lines += [f"  {name:<{width}}{text}" for name, text in help_by_command.items()]
     lines += [
         "",
         "`flawscope COMMAND --help` shows more. Start with:",
@@ -316,6 +318,7 @@ def _escape_unprintable() -> None:
 
 
 def _flush() -> None:
+    """Write out what stdout still holds."""
     if sys.stdout is not None:  # None: the shell closed it, by `>&-`
         sys.stdout.flush()
 

@@ -55,7 +55,8 @@ def _files_of_call(arguments: Json) -> list[tuple[str, int, int]]:
     roots = {arguments[name] for name in INPUT_ARGUMENTS if isinstance(arguments.get(name), str)}
     paths = set[str]()
     for root in roots:
-        for root_path in glob(root) or [root]:
+        matching_paths = glob(root)
+        for root_path in matching_paths or [root]:
             paths.update(_list_files(root_path))
     output_paths = _output_paths(arguments)
     files = []
@@ -72,8 +73,8 @@ def _files_of_call(arguments: Json) -> list[tuple[str, int, int]]:
 def _output_paths(arguments: Json) -> list[str]:
     """Return the absolute paths of the files and folders that a call may write."""
     paths = [os.path.abspath(arguments[name]) for name in OUTPUT_ARGUMENTS if arguments.get(name)]
-    open_paths = [str(_open_path(path)) for path in paths]
-    return paths + open_paths
+    paths_with_question = [str(_path_with_question(path)) for path in paths]
+    return paths + paths_with_question
 
 
 def _list_files(path: str) -> Iterator[str]:
@@ -89,8 +90,8 @@ def save(
 ) -> None:
     """Write a model; if it has an open question, store the digest of the call in it.
 
-    A model with an open question does not replace the model that it was made from: if `path` is the `source`,
-    the new model is written to a file beside the old one (`saved_path`).
+    A model with an open question does not replace its source: if `path` is the `source`, the model is written
+    to another file beside this one (`saved_path`).
 
     Args:
         model: Model to write.
@@ -101,21 +102,24 @@ def save(
     from flawscope.artefact.model_file import ASKED_CALL
 
     has_questions = any(product.questions for product in model.products.values())
+    model_with_digest = model
     for name, product in model.products.items():
         if product.questions:
             product.manifest.facts[ASKED_CALL] = call_digest
-            model = model.with_product(name, product)
+            model_with_digest = model_with_digest.with_product(name, product)
     must_keep_source = has_questions and _is_same_file(path, source)
-    model.save(_open_path(path) if must_keep_source else path)
+    model_with_digest.save(_path_with_question(path) if must_keep_source else path)
 
 
 def saved_path(path: str | os.PathLike[str], source: str | None) -> Path:
     """Return the file that `save` wrote for these arguments."""
-    open_path = _open_path(path)
-    return open_path if _is_same_file(path, source) and open_path.is_file() else Path(path)
+    path_with_question = _path_with_question(path)
+    if _is_same_file(path, source) and path_with_question.is_file():
+        return path_with_question
+    return Path(path)
 
 
-def _open_path(path: str | os.PathLike[str]) -> Path:
+def _path_with_question(path: str | os.PathLike[str]) -> Path:
     """Return the file, NAME-open, for a model with an open question that must not replace NAME."""
     return Path(path).with_stem(f"{Path(path).stem}-open")
 
@@ -137,14 +141,16 @@ def accept(path: str | os.PathLike[str], call_digest: str) -> bool:
     from flawscope.artefact.model_file import ASKED_CALL
     from flawscope.predictor.router import accept_questions, load
 
-    for file in (Path(path), _open_path(path)):
+    for file in (Path(path), _path_with_question(path)):
+        # digests of the calls that wrote a question into the file
         asked_calls = {
             manifest.facts.get(ASKED_CALL) for manifest in _manifests(file).values() if manifest.questions
         }
-        if asked_calls != {call_digest}:
+        is_of_this_call = asked_calls == {call_digest}
+        if not is_of_this_call:
             continue
-        model, _ = accept_questions(load(file, device="cpu"))
-        model.save(path)
+        accepted_model, _ = accept_questions(load(file, device="cpu"))
+        accepted_model.save(path)
         if file != Path(path):
             file.unlink()
         common.say(f"accepted: {path}, as it was computed before")

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve the page of the review until it ends; return 1 where copies could not be made, else 0."""
+    """Serve the page of a review until a person ends it; return 1 if copies could not be made, else 0."""
     report.require_libraries(plots=False)
     from flawscope.pages.review.server import ReviewServer
     from flawscope.pages.review.session import ReviewSession, read_review_pictures
@@ -56,13 +56,13 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else results_folder / REVIEW_FOLDER
     common.prepare_output_folder(str(out))
     session = ReviewSession(pictures, out)
-    if session.replaced:
+    if session.replaced:  # pictures that changed after they were decided
         count = pluralize(len(session.replaced), "picture")
         common.say(
             f"undecided again: {count} under the path of a decided one, and another by its pixels: "
             f"{join_names(session.replaced)}; the earlier copies stay in {out}"
         )
-    server = ReviewServer(session, Path(args.results).resolve().name, args.port)
+    server = ReviewServer(session, results.resolve().name, args.port)
     common.say(f"review: {server.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
     if not args.no_browser and _has_screen():

@@ -25,7 +25,7 @@ Calls = dict[str, argparse.Namespace]  # arguments of each fit, by the name of i
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fit a model for each product or view, or add to the models of `--update`; join all in one file.
+    """Fit a model for each product or view, or add to those of `--update`, and join all models in one file.
 
     If a fit fails, the other models stay in a folder beside the file, for `--resume`.
 
@@ -39,31 +39,32 @@ def fit(args: argparse.Namespace) -> int:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
     out = files.check_writable(args.out, files.TRAINED_SUFFIX)
     say = common.say_unless_quiet(args)
-    old = read_fitted(args.update) if args.update else None
-    if old is not None:
-        _check_update(args, old)
-        if old.views is not None:
-            return _update_views(args, old, out)
+    old_models = read_fitted(args.update) if args.update else None
+    if old_models is not None:
+        _check_update(args, old_models)
+        if old_models.views is not None:
+            return _update_views(args, old_models, out)
     folder = Path(f"{out}.parts")
     pattern = _view_pattern(args)
     if pattern is None:
         kind = "product"
-        calls = _product_calls(args, old, folder)
+        calls = _product_calls(args, old_models, folder)
     else:
         kind = "view"
         calls = _view_calls(args, folder, pattern)
-    _check_calls(args, old, calls)
+    _check_calls(args, old_models, calls)
     with _models_folder(folder):
-        _write_old_models(old, calls)
+        _write_old_models(old_models, calls)
         outcomes = fit_several.fit_each(args, calls, str(folder), kind)
     rows = [(name, *outcome.figures) for name, outcome in outcomes.items()]
     say(common.format_table(rows, (kind, *fit_several.HEADER)))
     if any(outcome.failed for outcome in outcomes.values()):
         return _report_unwritten(out, folder, outcomes)
-    model = _join_models(args, old, calls, pattern)
+    model = _join_models(args, old_models, calls, pattern)
     saved_path = _save(args, model, out, kind)
     shutil.rmtree(folder)
-    return fit_several.report_outcomes(outcomes) or questions.report(saved_path, args.update)
+    code = fit_several.report_outcomes(outcomes)
+    return code or questions.report(saved_path, args.update)
 
 
 def _save(args: argparse.Namespace, model: Model, out: Path, kind: str) -> Path:
@@ -77,7 +78,7 @@ def _save(args: argparse.Namespace, model: Model, out: Path, kind: str) -> Path:
     return path
 
 
-def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int:
+def _update_views(args: argparse.Namespace, old_models: ModelMapping, out: Path) -> int:
     """Update the model of each view with the new good pictures of that view, and write the models.
 
     Returns:
@@ -86,7 +87,7 @@ def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int
     say = common.say_unless_quiet(args)
     fit_settings = fit_one.read_fit_settings(args)
     fit_one.require_training()
-    model = fit_one.add_to_models(args, fit_settings, old, say, common.progress_for(args))
+    model = fit_one.add_to_models(args, fit_settings, old_models, say, common.progress_for(args))
     saved_path = _save(args, model, out, "view")
     failures = [line for product in model.products.values() for line in product.failures]
     return common.report_failures(failures) or questions.report(saved_path, args.update)
@@ -99,12 +100,12 @@ def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_severa
     return fit_several.report_outcomes(outcomes)
 
 
-def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Calls) -> None:
-    """Raise an InputError if the models of the calls could not be joined; nothing is fitted yet.
+def _check_calls(args: argparse.Namespace, old_models: ModelMapping | None, calls: Calls) -> None:
+    """Raise an InputError if the models that the calls are to fit cannot be joined.
 
     Args:
         args: Arguments of the command.
-        old: Models of `--update`; None: all models are new.
+        old_models: Models of `--update`; None: all models are new.
         calls: Arguments of each fit, by the model's name.
     """
     from flawscope.artefact.model_facts import check_same_parts
@@ -120,54 +121,54 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
     if all(call.update is not None for call in calls.values()):  # no model is new
         return
     patterns = [_part_patterns(args, call) for call in calls.values()]
-    if old is not None:
-        patterns += [product.manifest.facts.get("part") for product in old.products.values()]
+    if old_models is not None:
+        patterns += [product.manifest.facts.get("part") for product in old_models.products.values()]
     check_same_parts(patterns)
 
 
-def _write_old_models(old: ModelMapping | None, calls: Calls) -> None:
-    """Write the old models that get new pictures, each to the file that its call names as `--update`."""
+def _write_old_models(old_models: ModelMapping | None, calls: Calls) -> None:
+    """Write each old model that gets new pictures to the file that its call has in `update`."""
     from flawscope.artefact import model_file
 
-    if old is None:
+    if old_models is None:
         return
     for name, call in calls.items():
         if call.update:
-            model_file.write(old.products[name], call.update)
+            model_file.write(old_models.products[name], call.update)
 
 
 def _join_models(
-    args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
+    args: argparse.Namespace, old_models: ModelMapping | None, calls: Calls, pattern: PartPattern | None
 ) -> Router:
     """Join the fitted models with those models of `--update` that got no new pictures.
 
     Args:
         args: Arguments of the command.
-        old: Models of `--update`; None: all models are new.
+        old_models: Models of `--update`; None: all models are new.
         calls: Arguments of each fit, by the model's name.
-        pattern: Pattern of parts and views, where the models are of views; None: they are of products.
+        pattern: Pattern of parts and views, for models of views; None: the models are of products.
     """
     from flawscope.artefact import model_file
     from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.predictor.router import open_joined
 
-    products = {} if old is None else dict(old.products)
+    model_by_name = {} if old_models is None else dict(old_models.products)
     for name, call in calls.items():
-        products[name] = model_file.read(call.out)
+        model_by_name[name] = model_file.read(call.out)
     if pattern is None:
-        recognition = _describe_products(args, old, products, calls)
-        return open_joined(ModelMapping(products, recognition), args.device)
-    joined = open_joined(ModelMapping(products, views=pattern), args.device)
+        recognition = _describe_products(args, old_models, model_by_name, names=calls)
+        return open_joined(ModelMapping(model_by_name, recognition), args.device)
+    joined = open_joined(ModelMapping(model_by_name, views=pattern), args.device)
     seed, _ = common.seed_and_group(joined.facts)
     datasets = _open_views(args, pattern, seed)
     return joined.with_looks_of_views(_train_paths_by_view(datasets))
 
 
-def _check_update(args: argparse.Namespace, old: ModelMapping) -> None:
+def _check_update(args: argparse.Namespace, old_models: ModelMapping) -> None:
     """Raise an InputError if the call cannot add to the models of `--update`."""
-    if not old.kind:
+    if not old_models.kind:
         raise InputError(f"cannot use model {args.update}: it is a model of one product, leave out --joint")
-    if args.joint and old.views is not None:
+    if args.joint and old_models.views is not None:
         raise InputError(
             f"{args.update} has a model for each view, and a joint model has one for each product: leave out "
             "--joint"
@@ -193,24 +194,25 @@ def _models_folder(folder: Path) -> Iterator[None]:
 
 
 def _model_call(
-    args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **changes: object
+    args: argparse.Namespace, old_models: ModelMapping | None, folder: Path, name: str, **changes: object
 ) -> argparse.Namespace:
-    """Return the call that fits the model of a product or view; if `old` has the model, the call adds to it.
+    """Return the call that fits the model of a product or view, or adds to it if `old_models` has it.
 
     Args:
         args: Arguments of the command.
-        old: Models of `--update`; None: all models are new.
+        old_models: Models of `--update`; None: all models are new.
         folder: Folder of the models.
         name: Name of the product or view.
         **changes: Arguments that replace the command's.
     """
     call = fit_several.category_call(args, name, str(folder), **changes)
-    has_old_model = old is not None and name in old.products
+    has_old_model = old_models is not None and name in old_models.products
+    # `_write_old_models` writes the old model to this file
     call.update = f"{call.out}.before" if has_old_model else None
     return call
 
 
-def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: Path) -> Calls:
+def _product_calls(args: argparse.Namespace, old_models: ModelMapping | None, folder: Path) -> Calls:
     """Return the call that fits each product, by the product's name.
 
     The products are the categories that `--category` names; without the option, all categories of the data.
@@ -230,7 +232,7 @@ def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: P
         names = tuple(find_categories(args.data))
         if not names or (args.update and len(names) > 1):
             raise InputError(f"name the products in {args.data} with --category: one, several, or all")
-    return {name: _model_call(fit_options.with_file(args, name), old, folder, name) for name in names}
+    return {name: _model_call(fit_options.with_file(args, name), old_models, folder, name) for name in names}
 
 
 def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
@@ -269,7 +271,7 @@ def decide_each_view(args: argparse.Namespace) -> bool:
     if not views_differ(_train_paths_by_view(datasets)):
         return False
     say = common.say_unless_quiet(args)
-    say(different_views_line([*datasets], "--no-each-view: one model for all"))
+    say(different_views_line([*datasets], remedy="--no-each-view: one model for all"))
     return True
 
 
@@ -293,6 +295,7 @@ def _open_views(args: argparse.Namespace, pattern: PartPattern, seed: int) -> di
 
 
 def _train_paths_by_view(datasets: Mapping[str, Dataset]) -> dict[str, list[Path]]:
+    """Return the paths of the training pictures of each view."""
     return {view: [item.path for item in dataset.train] for view, dataset in datasets.items()}
 
 
@@ -314,32 +317,35 @@ def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) ->
 
 
 def _describe_products(
-    args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], names: Iterable[str]
+    args: argparse.Namespace,
+    old_models: ModelMapping | None,
+    products: Mapping[str, Artefact],
+    names: Iterable[str],
 ) -> DescriptorModel:
     """Return the model that recognises products, with descriptors of the training pictures.
 
     Args:
         args: Arguments of the command.
-        old: Models of `--update`, whose network for descriptors is kept; None: all models are new.
+        old_models: Models of `--update`, whose network for descriptors is kept; None: all models are new.
         products: Models of all products.
-        names: Products whose training pictures are described; pictures that are described in `old` are not
-            read again.
+        names: Products whose training pictures are described. A picture that `old_models` has learnt is
+            described there, and is not read again.
     """
     from flawscope.datasets import open_dataset
     from flawscope.fitting import joining
 
-    old_network = None if old is None else old.recognition
+    old_network = None if old_models is None else old_models.recognition
     network = old_network or joining.descriptor_model(products)
     description_by_product = {}
     for name in names:
-        old_model = None if old is None else old.products.get(name)
-        old_pictures = () if old_model is None else old_model.manifest.pictures
+        old_model = None if old_models is None else old_models.products.get(name)
+        described_pictures = () if old_model is None else old_model.manifest.pictures
         seed, group = common.seed_and_group(products[name].manifest)
         description_by_product[name] = joining.describe_product(
             network,
             products[name],
             open_dataset(args.data, name, seed=seed, group=group, good=args.good),
-            described=[picture.hash for picture in old_pictures],
+            described=[picture.hash for picture in described_pictures],
             device=args.device,
             step=common.progress_for(args),
         )

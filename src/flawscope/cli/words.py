@@ -39,15 +39,18 @@ def _clean_word(word: str) -> str:
 
 def _check_quotes(words: Sequence[str]) -> None:
     """Raise an InputError if a word begins with a quote that only a later word closes."""
-    for first, word in enumerate(words):
+    for index, word in enumerate(words):
         value = word.partition("=")[2] if word.startswith("--") else word
         opening = value[:1]
         closing = QUOTES.get(opening)
-        # double quotes are known to every shell
-        if closing is None or opening == '"' or value[1:].endswith(closing):
+        # every shell knows double quotes
+        if closing is None or opening == '"':
             continue
-        for last in range(first + 1, len(words)):
-            if words[last].endswith(closing):
-                quoted_text = " ".join([value, *words[first + 1 : last + 1]])
+        is_closed = value[1:].endswith(closing)
+        if is_closed:
+            continue
+        for last_index in range(index + 1, len(words)):
+            if words[last_index].endswith(closing):
+                quoted_text = " ".join([value, *words[index + 1 : last_index + 1]])
                 text = quoted_text[1:-1]
                 raise InputError(f'{opening} is no quote of this shell, which cut the text: write "{text}"')

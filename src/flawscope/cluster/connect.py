@@ -70,7 +70,7 @@ def cluster_connection(address: str) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
-    if ray.is_initialized():  # by the program that calls this, which must end its own connection
+    if ray.is_initialized():  # the program that calls this has a connection, which only it may end
         raise InputError("this program is connected to a Ray cluster already: call ray.shutdown() first")
     try:
         _connect(address)
@@ -89,15 +89,16 @@ def _connect(address: str) -> None:
     """
     import ray
 
+    is_local = address == "local"
     options: Json = {}
-    if address == "local":
+    if is_local:
         options = {"num_cpus": usable_cores(), "include_dashboard": False}
     for attempt in range(1, CONNECT_ATTEMPTS + 1):
         try:
             if ":" in address:  # fail at once if nothing answers: Ray would try for two minutes
                 host, port = address.removeprefix("ray://").rsplit(":", 1)
                 socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
-            with _silent_stderr(), _loopback_only(address == "local"):
+            with _silent_stderr(), _loopback_only(enabled=is_local):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
             break
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
@@ -124,7 +125,7 @@ def _connection_error(address: str, error: BaseException) -> str:
 
 @contextmanager
 def _loopback_only(enabled: bool) -> Iterator[None]:
-    """Within the block, make Ray listen on 127.0.0.1 alone when it starts; if not `enabled`, change nothing.
+    """Make Ray, when it starts in the block, listen only on 127.0.0.1; change nothing if not `enabled`.
 
     Anybody who can reach Ray's ports can run code on this machine.
     """
@@ -213,7 +214,7 @@ class TaskResources(NamedTuple):
         """Return the number of tasks that can run on all nodes at once.
 
         Args:
-            peak: Bytes for a task, at most `max_memory` of which count; 0: memory sets no limit.
+            peak: Bytes for a task; a larger number counts as `max_memory`. 0: memory sets no limit.
         """
         memory = min(peak, self.max_memory)
         return sum(node.capacity(self.threads, self.gpus, memory) for node in self.nodes)
@@ -267,12 +268,13 @@ def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str
     if not usable_nodes:
         raise InputError(f"--device {device}: no node of the cluster has a graphics card; give --device cpu")
     max_threads = max(1, max(int(node.cpus) for node in usable_nodes))
-    task_threads = _spread_threads(usable_nodes, count, gpus, max_threads) if threads is None else threads
-    if task_threads > max_threads:
-        cores = pluralize(task_threads, "core")
+    if threads is None:
+        threads = _spread_threads(usable_nodes, count, gpus, max_threads)
+    if threads > max_threads:
+        cores = pluralize(threads, "core")
         raise InputError(f"no node has {cores}: give --threads {max_threads} or fewer")
-    fitting_nodes = tuple(node for node in usable_nodes if node.capacity(task_threads, gpus))
-    return TaskResources(task_threads, gpus, fitting_nodes)
+    fitting_nodes = tuple(node for node in usable_nodes if node.capacity(threads, gpus))
+    return TaskResources(threads, gpus, fitting_nodes)
 
 
 def _spread_threads(nodes: Sequence[Node], count: int, gpus: int, max_threads: int) -> int:
@@ -400,7 +402,7 @@ def error_of_task(error: RayTaskError) -> FlawscopeError:
 def last_line(error: BaseException) -> str:
     """Return the last line of an error's text without the name of the error's class.
 
-    In this line Ray names the cause.
+    Ray names the cause in this line.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -74,6 +74,7 @@ class FileStore:
 
     @contextmanager
     def _report_errors(self, name: str) -> Iterator[None]:
+        """Replace an OSError in the block by a FlawscopeError: the file `name` cannot be read."""
         try:
             yield
         except OSError as error:
@@ -146,10 +147,10 @@ class ListingInfo:
 
 
 def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = None) -> ListingInfo:
-    """Write the list of the pictures, in the order in which `predict` judges them, to `LISTING` in the store.
+    """Write the list of the inputs to `LISTING` in the store, in the order in which `predict` judges them.
 
-    A path that is repeated in the call is listed once; one that is repeated on stdin is listed each time, as
-    with `predict`.
+    A path that the call names twice is listed once. A path that stands twice on stdin is listed twice, as
+    `predict` judges it twice.
 
     Args:
         specs: Files, folders, patterns, or `-` alone.
@@ -172,10 +173,11 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
         entries = _list_entries(specs, stream, info)
         while chunk := list(islice(entries, ROW_GROUP_SIZE)):
             paths = [os.fsencode(entry.path) for entry in chunk]
-            errors = [entry.error for entry in chunk]  # "" for a picture
+            errors = [entry.error for entry in chunk]
             if not first_error:
                 first_error = next((error for error in errors if error), "")
-            has_pictures = has_pictures or not all(errors)
+            if not all(errors):  # the error of a picture is ""
+                has_pictures = True
             writer.write_table(pyarrow.table([paths, errors], schema=schema))
             info.inputs += len(chunk)
         if not has_pictures:
@@ -211,7 +213,7 @@ def _list_entries(specs: Sequence[str], stream: IO[bytes] | None, info: ListingI
     masks = {os.fspath(path) for path in find_masks(files)}
     listed_paths = set[str]()
     for spec in specs:
-        if os.fspath(Path(spec)) in masks:
+        if os.fspath(Path(spec)) in masks:  # `masks` has paths as Path writes them: a.png for ./a.png
             info.beside.add(spec)
             continue
         try:
@@ -235,7 +237,7 @@ def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
     """Yield the paths on stdin, one from each line; at the end, set `info.digest`.
 
     Raises:
-        InputError: Stdin is no text.
+        InputError: Stdin holds bytes that are no text.
     """
     digest = hashlib.sha256()
     for line in text_lines(stream):
@@ -245,8 +247,10 @@ def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
                 "stdin holds no list of paths in UTF-8; save a list as UTF-8, or judge a picture "
                 "without --cluster"
             )
-        if path := line.rstrip(b"\r\n"):
-            yield os.fspath(Path(unquoted(os.fsdecode(path))))
+        path = line.rstrip(b"\r\n")
+        if path:
+            text = unquoted(os.fsdecode(path))
+            yield os.fspath(Path(text))
     info.digest = digest.hexdigest()
 
 
@@ -269,9 +273,10 @@ def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
         absolute_paths = [path for path in chunk if os.path.isabs(path)]
         if absolute_paths:
             # in sorted order, a prefix common to the first and the last path is common to all
-            first_and_last = [min(absolute_paths), max(absolute_paths)]
-            known_paths = [common_path] if common_path else []
-            common_path = os.path.commonpath([*known_paths, *first_and_last])
+            outermost_paths = [min(absolute_paths), max(absolute_paths)]
+            if common_path:  # of the earlier chunks
+                outermost_paths.insert(0, common_path)
+            common_path = os.path.commonpath(outermost_paths)
         if len(absolute_paths) < len(chunk):
             _add_root(info, str(Path.cwd()))
         yield from chunk
@@ -280,6 +285,7 @@ def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
 
 
 def _add_root(info: ListingInfo, root: str) -> None:
+    """Add a folder to `info.roots`, once."""
     if root not in info.roots:
         info.roots.append(root)
 

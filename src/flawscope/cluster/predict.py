@@ -98,7 +98,7 @@ def predict(
         false_alarm_rate: Target rate, such as 0.05 or "5%"; None: the model's.
         engine: The engine of an .onnx model, as for `flawscope.load`.
         device: auto, cpu or cuda; with GPUs each worker has one.
-        threads: Threads of a worker, which gets as many cores. Workers of one thread each are fastest in all.
+        threads: Threads of a worker, which gets as many cores. Together, workers of one thread are fastest.
         stdin: The list of paths where `pictures` is `-`.
         step: Called with the number of judged inputs.
         say: Called with lines for a person.
@@ -159,8 +159,10 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
                 )
         return None
     run = Run.read(store)
+    # name of the first argument with another value; "": all values are the same
     difference = next((name for name, value in call.items() if run.call.get(name) != value), "")
-    if not difference and run.listing.digest and stdin and listing.stdin_digest(stdin) != run.listing.digest:
+    listed_digest = run.listing.digest  # of the list on stdin
+    if not difference and listed_digest and stdin and listing.stdin_digest(stdin) != listed_digest:
         difference = "list of paths on stdin"
     if difference:
         raise InputError(
@@ -170,22 +172,23 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
     return run
 
 
-def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
+def shard_size(input_count: int, worker_count: int, batch_size: int = 1) -> int:
     """Return the number of pictures in a shard.
 
     The number is `SHARD_SIZE`, with two exceptions: it is smaller where `SHARD_SIZE` gives a worker fewer
     than `SHARDS_PER_WORKER` shards, and larger where it gives more than about `MAX_SHARDS` shards in all.
 
     Args:
-        inputs: Number of inputs.
-        workers: Number of workers.
-        batch: Batch size of `flawscope predict`. The shard's size is a multiple of it, so that the same
+        input_count: Number of inputs.
+        worker_count: Number of workers.
+        batch_size: Batch size of `flawscope predict`. The shard's size is a multiple of it, so that the same
             pictures are computed together: in another batch the last digits of a score may differ.
     """
-    size_for_workers = _divide_up(inputs, SHARDS_PER_WORKER * workers)
-    min_size = _divide_up(inputs, max(MAX_SHARDS, workers))
-    size = max(min(size_for_workers, SHARD_SIZE), min_size, 1)
-    return _divide_up(size, batch) * batch
+    size_for_workers = _divide_up(input_count, SHARDS_PER_WORKER * worker_count)
+    min_size = _divide_up(input_count, max(MAX_SHARDS, worker_count))
+    preferred_size = min(size_for_workers, SHARD_SIZE)
+    size = max(preferred_size, min_size, 1)
+    return _divide_up(size, batch_size) * batch_size
 
 
 def _divide_up(dividend: int, divisor: int) -> int:
@@ -193,18 +196,18 @@ def _divide_up(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
-def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
+def _worker_memory(manifest: Manifest, model_bytes: int, *, on_gpu: bool) -> int:
     """Return the memory in bytes that a worker is expected to need.
 
-    The memory is the sum for the process, copies of the model, and the computation of a batch.
+    It is the sum of three parts: for the process, for copies of the model, and for computing a batch.
 
     Args:
         manifest: The model's manifest.
         model_bytes: Size of the model file.
-        gpu: Whether the worker computes on a GPU.
+        on_gpu: Whether the worker computes on a GPU.
     """
     height, width = manifest.preprocess.network_size
-    process_bytes = GPU_PROCESS_MEMORY if gpu else PROCESS_MEMORY
+    process_bytes = GPU_PROCESS_MEMORY if on_gpu else PROCESS_MEMORY
     batch_bytes = _batch_size(manifest) * height * width * BYTES_PER_PIXEL
     return process_bytes + MODEL_COPIES * model_bytes + batch_bytes
 
@@ -249,14 +252,15 @@ def _judge_missing(
         device = "cpu"  # as in `predict`: an exported model runs on a GPU only with `--device cuda`
     resources = connect.allocate(connect.list_nodes(), count=1, threads=call["threads"], device=device)
     has_gpu = bool(resources.gpus)
-    needed_memory = _worker_memory(manifest, Path(model).stat().st_size, has_gpu)
+    needed_memory = _worker_memory(manifest, Path(model).stat().st_size, on_gpu=has_gpu)
     memory = min(needed_memory, resources.max_memory)
-    workers = max(1, resources.max_concurrency(memory))
+    worker_count = max(1, resources.max_concurrency(memory))
     device_kind = "cuda" if has_gpu else "cpu"
     if run is None:
         # only torch on a GPU computes larger batches
-        batch = _batch_size(manifest, on_gpu=has_gpu and not is_exported)
-        run = Run(dict(call), info, shard_size(info.inputs, workers, batch), device_kind)
+        batch_size = _batch_size(manifest, on_gpu=has_gpu and not is_exported)
+        size = shard_size(info.inputs, worker_count, batch_size)
+        run = Run(dict(call), info, size, device_kind)
         run.write(store)
     elif run.device != device_kind:  # the last digits of scores would differ
         raise InputError(
@@ -265,7 +269,7 @@ def _judge_missing(
         )
     missing = run.missing_shards(store)
     say(
-        f"{pluralize(workers, 'worker')} on {pluralize(len(resources.nodes), 'node')}, "
+        f"{pluralize(worker_count, 'worker')} on {pluralize(len(resources.nodes), 'node')}, "
         f"{pluralize(resources.threads, 'thread')} each{' and a GPU' if has_gpu else ''}; "
         f"{len(missing):,} of {pluralize(run.shards, 'part')} to judge, up to "
         f"{pluralize(run.size, 'picture')} each"
@@ -319,22 +323,28 @@ def _crash_error(job: Job, shard: int) -> FlawscopeError:
     )
 
 
-def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback) -> None:
-    """Add up the counts of judged inputs, and report the progress; `inputs` is the number of all."""
+def _report_progress(counts: Iterator[int], input_count: int, step: ProgressCallback) -> None:
+    """Add up the counts of judged inputs, and report the progress.
+
+    Args:
+        counts: Number of inputs of each judged shard.
+        input_count: Number of inputs of all shards that are to be judged.
+        step: Called with the progress.
+    """
     done = 0
     try:
         for count in counts:
             done += count
-            step("prediction", done, inputs)
+            step("prediction", done, input_count)
     except KeyboardInterrupt:
-        progress = f"{done:,} of {pluralize(inputs, 'input')}"
+        progress = f"{done:,} of {pluralize(input_count, 'input')}"
         raise KeyboardInterrupt(f"interrupted after {progress}; {connect.RESUME_HINT}") from None
 
 
 def _failure(path: str, error: str) -> Failure:
     """Return the failure of an input, from the text of the error that the node wrote.
 
-    A text that begins as those of `unread_failure` says that the picture could not be read.
+    A text with the beginning that `unread_failure` writes says that the picture could not be read.
     """
     beginning = unread_failure(path, reason="")
     if error.startswith(beginning):
@@ -343,7 +353,7 @@ def _failure(path: str, error: str) -> Failure:
 
 
 def _collect_results(store: FileStore, run: Run, manifest: Manifest) -> Results:
-    """Add up the written shards, in order: so the totals are those that a single process would have."""
+    """Add up the written shards in their order, so that the totals equal those of a single process."""
     from pyarrow import compute
 
     totals = MismatchDetector(manifest.calibration.expected_rate)
@@ -359,6 +369,7 @@ def _collect_results(store: FileStore, run: Run, manifest: Manifest) -> Results:
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")
             for codes in judged.column("beyond_promise").to_pylist():
                 totals.beyond_promise.update(codes or ())
+            # `totals` remembers only the latest pictures
             latest = judged.slice(max(0, len(judged) - MAX_REMEMBERED))
             totals.severities.extend(latest.column("severity").to_pylist())
             totals.shifts.extend(tuple(shift) for shift in latest.column("shifts").to_pylist() if shift)

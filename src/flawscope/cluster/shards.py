@@ -58,7 +58,7 @@ class Run:
 
     @classmethod
     def read(cls, store: FileStore) -> Run:
-        """Read the file.
+        """Read the run from `run.json`.
 
         Raises:
             InputError: The file is not of a run on a cluster.
@@ -74,7 +74,7 @@ class Run:
             ) from None
 
     def write(self, store: FileStore) -> None:
-        """Write the file; raise FlawscopeError if that fails."""
+        """Write the run to `run.json`; raise FlawscopeError if that fails."""
         store.write(RUN_FILE, f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
     @property
@@ -105,8 +105,9 @@ def shard_path(shard: int) -> str:
 def read_shard(store: FileStore, shard: int) -> Table:
     """Read a written shard as a pyarrow table with a row for each input.
 
-    Rows of single parts in a picture are left out. The columns are path, decision, severity, error, shifts,
-    and `beyond_promise`: codes of the findings for which the false-alarm rate does not hold.
+    Rows that describe one of several parts in a picture are left out. The columns are path, decision,
+    severity, error, shifts, and `beyond_promise`: codes of the findings for which the false-alarm rate does
+    not hold.
 
     Raises:
         FlawscopeError: The file cannot be read, or is damaged.
@@ -119,7 +120,7 @@ def read_shard(store: FileStore, shard: int) -> Table:
         columns = ["path", "decision", "severity", "error", "shifts", "beyond_promise", "part_index"]
         table = file.read(columns)
         if "part_index" in table.column_names:
-            table = table.filter(table["part_index"].is_null())
+            table = table.filter(table["part_index"].is_null())  # null: not the row of a part
         return table
     except (ArrowException, KeyError, TypeError, ValueError) as error:
         raise FlawscopeError(
@@ -160,23 +161,25 @@ class Job:
         return cls(out, Path(model).name, digest, content)
 
     def local_model(self) -> Path:
-        """Return the path of a copy of the model on this node's disk; write it if it is not there yet."""
+        """Return the path of a copy of the model on this node's disk; write the copy if it is missing."""
         import ray
 
         user = os.getuid() if hasattr(os, "getuid") else ""  # Windows has no user ids
         folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / self.model
-        if not path.is_file() or file_sha256(path) != self.digest:
+        has_copy = path.is_file() and file_sha256(path) == self.digest
+        if not has_copy:
             with atomic_write(path) as file:
                 file.write(ray.get(self.content).data)
         return path
 
 
 def judge_shard(job: Job, shard: int) -> int:
-    """Judge a shard and write it, unless a process that was lost afterwards has written it already.
+    """Judge a shard and write it, unless its file exists.
 
-    This runs as a task. Its process keeps the model for the next task.
+    The file exists if an earlier process was lost after writing it. This function runs as a task; the
+    process keeps the model for the next task.
 
     Returns:
         The number of inputs in the shard.
@@ -261,8 +264,8 @@ def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
     """Encode a shard's Parquet file.
 
     The file has the columns of `predict --out FILE.csv`, and four more: height and width of the picture in
-    pixels; `shifts`, its distances from the training pictures (`appearance.FEATURES`); and `beyond_promise`,
-    for a good picture the codes of findings for which the false-alarm rate does not hold.
+    pixels; `shifts`, the picture's distances from the training pictures (`appearance.FEATURES`); and
+    `beyond_promise`, for a good picture the codes of findings for which the false-alarm rate does not hold.
 
     Args:
         rows: Rows by column; a missing value is null.

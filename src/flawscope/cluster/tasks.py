@@ -45,8 +45,9 @@ def task_pool(
 
     Args:
         noun: Word for a task in messages, such as "cell".
-        fits: For each task, by its label, the argument with which `predict` is called.
-        predict: Returns the memory in bytes that a fit takes; None: it is unknown. It is called on a node.
+        fits: Arguments of the fit in each task, by the task's label, as `predict` takes them.
+        predict: Returns the memory in bytes that a fit with these arguments takes; None: it is unknown. It is
+            called on a node.
         data: Folder of the pictures, which all nodes must see.
         out: Folder of the results, which all nodes must see.
         live: Shows the progress of the tasks.
@@ -61,8 +62,8 @@ def task_pool(
     connect.require_shared(data, "put the pictures where every node sees them under this path")
     connect.require_shared_folder(out)
     pool = TaskPool(resources, _fit_memory(fits, predict, resources), live, most)
-    least_memory = f"{min(pool.memory.values()) / GIB:.1f}"
-    most_memory = f"{max(pool.memory.values()) / GIB:.1f}"
+    least_memory = f"{min(pool.memory_by_label.values()) / GIB:.1f}"
+    most_memory = f"{max(pool.memory_by_label.values()) / GIB:.1f}"
     memory = most_memory if least_memory == most_memory else f"{least_memory} to {most_memory}"
     live.say(
         f"{pluralize(pool.max_concurrency, noun)} at a time on {pluralize(len(resources.nodes), 'node')}, "
@@ -81,8 +82,9 @@ def _fit_memory(
 ) -> dict[str, int]:
     """Return the memory of each fit in bytes, by the fit's label.
 
-    A task predicts the memory, since this process need not have torch. The result is `FIT_MEMORY_LIMIT` if
-    the task fails, or if fits run on GPUs, for which the GPU's memory would be predicted.
+    A task predicts the memory, since this process need not have torch. The memory is `FIT_MEMORY_LIMIT` if
+    the task fails. It is also `FIT_MEMORY_LIMIT` if fits run on GPUs, where the GPU's memory would be
+    predicted.
     """
     import ray
 
@@ -99,7 +101,7 @@ def _fit_memory(
 def _predict_all(
     predict: Callable[[Mapping[str, object]], int | None], fits: Mapping[str, Mapping[str, object]]
 ) -> dict[str, int]:
-    """Return the predicted memory of each fit in bytes, by label, without fits for which `predict` fails."""
+    """Return the predicted memory in bytes by the fit's label; leave out fits for which `predict` fails."""
     memory_by_label = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit meets the same error, and reports it
@@ -112,8 +114,8 @@ class TaskPool:
 
     Args:
         resources: Resources of a call, and the nodes.
-        memory: Memory of each call in bytes, by the call's label. A call that needs more than any node has
-            gets as much as the largest node has.
+        memory_by_label: Memory of each call in bytes, by the call's label. A call that needs more than any
+            node has gets as much as the largest node has.
         live: Shows the progress of the calls.
         most: Largest number of calls that run at a time.
 
@@ -121,21 +123,24 @@ class TaskPool:
         max_concurrency: Number of calls that run at once on the nodes, at most `most`.
     """
 
-    def __init__(self, resources: TaskResources, memory: Mapping[str, int], live: JobsProgress, most: int):
+    def __init__(
+        self, resources: TaskResources, memory_by_label: Mapping[str, int], live: JobsProgress, most: int
+    ):
         import ray
 
         self.resources = resources
-        self.memory = memory
+        self.memory_by_label = memory_by_label
         self.live = live
         self.most = most
-        self.max_concurrency = max(1, min(most, resources.max_concurrency(max(memory.values()))))
+        largest_memory = max(memory_by_label.values())
+        self.max_concurrency = max(1, min(most, resources.max_concurrency(largest_memory)))
         self.queue = ProgressQueue()
         self.task = ray.remote(max_calls=1)(_run_task)
         self.running: dict[ObjectRef, str] = {}  # label of each running call
 
     def start(self, label: str, function: Callable[..., object], *args: object) -> None:
         """Start a call of `function(*args, step)` on a node; `step` is a progress callback."""
-        rounded_memory = math.ceil(self.memory[label] / MEMORY_STEP) * MEMORY_STEP
+        rounded_memory = math.ceil(self.memory_by_label[label] / MEMORY_STEP) * MEMORY_STEP
         task = self.task.options(
             name=label,
             num_cpus=self.resources.threads,
@@ -159,10 +164,14 @@ class TaskPool:
         for label, stage, done, total in self.queue.get():
             if label in self.running.values():
                 self.live.step(label, stage, done, total)
-        return [(self.running.pop(ref), self._result(ref)) for ref in ended_refs]
+        ended_calls = []
+        for ref in ended_refs:
+            label = self.running.pop(ref)
+            ended_calls.append((label, self._result(ref)))
+        return ended_calls
 
     def _result(self, ref: ObjectRef) -> object:
-        """Return the value of an ended call, or a FlawscopeError if it failed or its process was lost."""
+        """Return the value of an ended call; if it failed or its process was lost, a FlawscopeError."""
         import ray
 
         try:
@@ -211,6 +220,7 @@ def _run_task(
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def report(*progress: object) -> None:
+        """Send stage, done and total with the label."""
         queue.put(label, *progress)
 
     return function(*args, throttled(report))

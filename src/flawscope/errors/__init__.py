@@ -123,12 +123,12 @@ def mask_failure(error: InputError) -> Failure:
 def failure_of(error: BaseException) -> Failure:
     """Return the failure that an error describes, with its text on one line.
 
-    If the text of the error is a failure already, kind, name and reason are kept.
+    An error that was raised with a Failure as its text keeps the kind, name and reason of this failure.
     """
     text = one_line_message(error)
-    source = error.args[0] if error.args else None
-    if isinstance(source, Failure):
-        return Failure(text, source.kind, source.name, source.reason)
+    first_argument = error.args[0] if error.args else None
+    if isinstance(first_argument, Failure):
+        return Failure(text, first_argument.kind, first_argument.name, first_argument.reason)
     return Failure(text)
 
 
@@ -220,14 +220,15 @@ def install_command(*libraries: str, extras: str = "", package: str = "flawscope
     """
     if package not in SOURCE_FOLDERS:
         return f"pip install {' '.join(libraries)}"
-    suffix = f"[{extras}]" if extras else ""
+    extras_in_brackets = f"[{extras}]" if extras else ""
     if not runs_from_checkout():
-        return f'pip install "{package}{suffix}", from where flawscope came from'
+        return f'pip install "{package}{extras_in_brackets}", from where flawscope came from'
     folder = SOURCE_FOLDERS[package]
-    words = [f'"{folder}{suffix}"' if extras else folder]
+    # with brackets in quotes, since shells expand them
+    folders = [f'"{folder}{extras_in_brackets}"' if extras else folder]
     if package == "flawscope" and NEEDS_WEIGHTS & set(extras.split(",")):
-        words.insert(0, SOURCE_FOLDERS["flawscope-weights"])
-    return f"pip install {' '.join(words)} in flawscope's checkout"
+        folders.insert(0, SOURCE_FOLDERS["flawscope-weights"])
+    return f"pip install {' '.join(folders)} in flawscope's checkout"
 
 
 # A number with a decimal comma: not 1,000, which may be a thousand
@@ -266,8 +267,8 @@ _TYPE_WORDS = {
 def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that makes a function refuse arguments that do not fit its annotations.
 
-    For such an argument, the function raises an InputError of one line that names it. For a wrong number or
-    wrong names of arguments, it raises a TypeError, as without the decorator.
+    The function then raises an InputError of one line that names the argument. A wrong number or wrong names
+    of arguments raise a TypeError, as without the decorator.
 
     Args:
         unchecked: Names of arguments that the function checks by itself.
@@ -321,14 +322,14 @@ def require_type(name: str, value: object, hint: object) -> None:
     """
     wrong = _wrong_part(_Part(name, value, hint))
     if wrong is not None:
-        words = list(dict.fromkeys(_TYPE_WORDS.get(kind, kind) for kind in _type_names(wrong.hint)))
-        *first_words, last_word = words
+        type_words = [_TYPE_WORDS.get(type_name, type_name) for type_name in _type_names(wrong.hint)]
+        *first_words, last_word = dict.fromkeys(type_words)  # each word once
         choices = f"{', '.join(first_words)} or {last_word}" if first_words else last_word
         raise InputError(f"{wrong.name} is {describe_value(wrong.value)}; give {choices}")
 
 
 def describe_value(value: object) -> str:
-    """Return words for a wrong argument: a short value as Python writes it, else its type, as "a tuple"."""
+    """Return words for a wrong argument: a short value as Python writes it, else its type: "a tuple"."""
     is_simple = value is None or isinstance(value, bool | int | float | str)
     if is_simple and len(repr(value)) <= 40:
         return repr(value)
@@ -352,7 +353,7 @@ class _Part(NamedTuple):
 
 
 def _wrong_part(part: _Part) -> _Part | None:
-    """Return the argument if its type does not fit, else the first element that does not; None if all fit."""
+    """Return the argument or its first element that does not fit the annotation; None if all fit."""
     origin = typing.get_origin(part.hint)
     choices = typing.get_args(part.hint)
     if origin in (typing.Union, types.UnionType):
@@ -365,7 +366,7 @@ def _wrong_part(part: _Part) -> _Part | None:
         return None  # an annotation that is no type, such as Any, fits everything
     if _is_own_protocol(kind):
         return None if _has_members(part.value, kind) else part
-    if not _is_of(part.value, kind):
+    if not _has_type(part.value, kind):
         return part
     for element in _elements(part):
         wrong = _wrong_part(element)
@@ -375,16 +376,17 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
-    """Return what does not fit in an argument with several possible annotations; None if it fits one.
+    """Return what fits none of several annotations, the argument or an element of it; None if one fits.
 
-    If the argument fits an annotation in all but an element, this element is returned; else the argument.
+    If the argument fits one of the annotations except for an element, this element is returned; else the
+    argument.
     """
     wrong_elements = []
     for hint in typing.get_args(part.hint):
         wrong = _wrong_part(part._replace(hint=hint))
         if wrong is None:
             return None
-        is_element = wrong.name != part.name
+        is_element = wrong.name != part.name  # such as `paths[3]` of `paths`
         if is_element:
             wrong_elements.append(wrong)
     return wrong_elements[0] if wrong_elements else part
@@ -393,10 +395,10 @@ def _wrong_part_of_union(part: _Part) -> _Part | None:
 def _elements(part: _Part) -> Iterator[_Part]:
     """Yield the elements of a list, or the values of a dict, with the annotation that each should fit."""
     hints = typing.get_args(part.hint)
-    if len(hints) == 1 and isinstance(part.value, list | tuple):
+    if len(hints) == 1 and isinstance(part.value, list | tuple):  # such as list[X]
         for number, element in enumerate(part.value):
             yield _Part(f"{part.name}[{number}]", element, hints[0])
-    elif len(hints) == 2 and isinstance(part.value, Mapping):
+    elif len(hints) == 2 and isinstance(part.value, Mapping):  # such as dict[str, X]
         for key, element in part.value.items():
             yield _Part(f"{part.name}[{key!r}]", element, hints[1])
 
@@ -412,7 +414,7 @@ def _has_members(value: object, protocol: type) -> bool:
     return all(hasattr(value, name) for name in names if not name.startswith("_"))
 
 
-def _is_of(value: object, kind: type) -> bool:
+def _has_type(value: object, kind: type) -> bool:
     """Whether a value is of a type, as a user understands it.
 
     True is not a number, and a text is not a list. A tuple counts as a list, and NumPy's numbers as numbers.

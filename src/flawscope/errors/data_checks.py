@@ -44,19 +44,19 @@ CHECKS: dict[str, DataCheck] = {}
 """All data checks, by code, in the order of their numbers."""
 
 
-def _check(number: int, kind: CheckKind, *line: str, remedy: str) -> DataCheck:
+def _check(number: int, kind: CheckKind, *line_forms: str, remedy: str) -> DataCheck:
     """Add a check to `CHECKS`, and return it.
 
     Args:
         number: Number in the check's code.
         kind: Consequence of the check.
-        *line: Forms of the printed line.
+        *line_forms: All forms of the printed line (`DataCheck.line`).
         remedy: Advice for a person.
 
     Raises:
         ValueError: Another check has the number.
     """
-    check = DataCheck(f"FS-G{number:02d}", kind, line, remedy)
+    check = DataCheck(f"FS-G{number:02d}", kind, line_forms, remedy)
     if check.code in CHECKS:
         raise ValueError(f"{check.code} is the code of another data check")
     CHECKS[check.code] = check
