@@ -272,15 +272,16 @@ def fleiss_kappa(counts: Array) -> float | None:
     Args:
         counts: [N, K], how many raters put each of N subjects into each of K categories.
     """
-    subjects = len(counts)
-    raters = int(counts[0].sum())
-    ratings = subjects * raters
-    shares = counts.sum(axis=0) / ratings
-    if raters < 2 or np.count_nonzero(shares) < 2:
+    rater_count = int(counts[0].sum())
+    rating_count = len(counts) * rater_count
+    shares = counts.sum(axis=0) / rating_count
+    if rater_count < 2 or np.count_nonzero(shares) < 2:
         return None
     expected = float((shares**2).sum())
-    # share of the pairs of raters that agree, over all subjects
-    observed = (int((counts**2).sum()) - ratings) / (ratings * (raters - 1))
+    # ordered pairs of two raters of a subject: n raters in one category make n² - n pairs that agree
+    agreeing_pairs = int((counts**2).sum()) - rating_count
+    all_pairs = rating_count * (rater_count - 1)
+    observed = agreeing_pairs / all_pairs
     return (observed - expected) / (1 - expected)
 
 

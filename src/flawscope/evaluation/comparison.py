@@ -319,12 +319,13 @@ def _evaluate_same_pictures(
 
 
 def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
-    """Return the decisions of both models on the same pictures, or parts.
+    """Return pairs of the decisions of both models on the same picture, or on the same part.
 
     Raises:
         InputError: The models decide on different parts.
     """
     first_decided, second_decided = first.decided, second.decided
+    # where only one model decides on parts, both are compared on its parts
     if first.parts and not second.parts:
         second_decided = _decided_by_pictures(second, first.judged_parts)
     elif second.parts and not first.parts:
@@ -385,7 +386,7 @@ def _values(
 ) -> dict[str, float | None]:
     """Return the rates of decisions, and the metrics of an evaluation, by their names.
 
-    The image metrics are those of `decisions` and `scores`, which may be of parts.
+    The image metrics are computed from `decisions` and `scores`, which may be of parts.
 
     Args:
         evaluation: Evaluation of the model.
@@ -398,6 +399,7 @@ def _values(
     return {
         **rates,
         **evaluation.metrics,
+        # these replace the image metrics of `evaluation.metrics`
         "image_auroc": image.auroc,
         "image_ap": image.ap,
         "image_f1": image.f1,
@@ -417,7 +419,7 @@ def _resampled_rates(
     """
     rates: dict[str, Floats] = {}
     for name, members in _groups(anomalous).items():
-        # each resample has as many members as the test set (`bootstrap_counts`)
+        # `bootstrap_counts` puts as many members into each resample as the test set has
         rates[name] = times[:, members] @ decisions[members] / members.sum()
     return rates
 

@@ -272,7 +272,7 @@ def _ground_truth(
         item: Picture with its masks.
         result: The model's prediction of it.
         predictor: The model.
-        counts: Counts of `DEFECT_PIXELS` and `MASK_COUNTS`, to which those of this picture are added.
+        counts: The counts named by `DEFECT_PIXELS` and `MASK_COUNTS`; this picture is added to them.
 
     Raises:
         InputError: A mask cannot be used.
@@ -305,7 +305,7 @@ def _ground_truth(
 def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanations: Json) -> dict[str, float]:
     """Return the image metrics of decisions on pictures or parts, by their names.
 
-    How their thresholds were chosen is added to `explanations`.
+    `explanations` gets a text on the choice of each threshold.
     """
     anomalous = np.array([picture.anomalous for picture in decided])
     image = metrics.image_metrics(anomalous, np.array([picture.score for picture in decided]))

@@ -368,9 +368,9 @@ def pixel_intervals(
     """
     if int((counts.regions > 0).sum()) < 2:
         return {}
-    picture_counts = bootstrap_counts(counts.defective, resamples, seed)
+    times = bootstrap_counts(counts.defective, resamples, seed)
     intervals = {}
-    for name, values in bootstrap_pixels(counts, picture_counts).items():
+    for name, values in bootstrap_pixels(counts, times).items():
         intervals[name] = percentile_interval(values, resamples)
     return intervals
 
@@ -382,7 +382,7 @@ def bootstrap_pixels(counts: PixelCounts, times: NDArray[np.int64]) -> dict[str,
         counts: Counts of the pictures.
         times: [B, N], how often each resample has each picture (`bootstrap_counts`).
     """
-    hits, marked, anomalous = (times @ counts.marked).T
+    hits, marked, anomalous = (times @ counts.marked).T  # sums over the pictures of a resample, [B] each
     with np.errstate(invalid="ignore"):
         calibrated_f1 = 2 * hits / (marked + anomalous)
     return counts.curves(times).metrics() | {"pixel_f1_calibrated": calibrated_f1}

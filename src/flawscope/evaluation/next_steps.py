@@ -45,6 +45,7 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
     has_looked_for_poses = any(trial.flags for trial in choice.trials)
     if not has_looked_for_poses:
         return advise_before(dataset)
+    # the search lists a trial that it had no time for as one that was not ended
     untried_flags = {trial.flags for trial in choice.trials if not trial.was_ended}
     untried_kinds = [kind for kind in LIES if f"--align {kind}" in untried_flags]
     return advice(lies=untried_kinds[0] if untried_kinds else None)
@@ -92,13 +93,13 @@ def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Return the steps advised after an evaluation; empty where none would help.
 
-    They depend on the defects that were missed, and on the promise.
+    They depend on the missed defects, and on the good pictures that the target rate still lacks.
     """
     preprocess = manifest.preprocess
     missed = [picture for picture in result.pictures if picture.outcome == MISSED]
     measured = missed[:MAX_MEASURED]
     defective = [picture for picture in result.decided if picture.anomalous]
-    sole_picture, threshold_without = _sole_picture(manifest)
+    sole_picture, threshold_without_it = _sole_picture(manifest)
 
     def lies_elsewhere() -> bool:
         """Whether parts lie differently from picture to picture, and the model does not align them."""
@@ -114,7 +115,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         missed=sum(not picture.is_anomalous for picture in defective),
         lies_elsewhere=lies_elsewhere,
         sole=sole_picture,
-        hidden=sum(picture.prediction.score > threshold_without for picture in missed),
+        hidden=sum(picture.prediction.score > threshold_without_it for picture in missed),
         looser=_looser_rate(result, manifest),
         remedies=_remedies(manifest),
     )

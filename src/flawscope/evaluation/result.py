@@ -350,12 +350,12 @@ class Evaluation:
         return line
 
     def counts(self) -> str:
-        """Return a text with the number of tested pictures, and the number of those that were learnt from."""
-        good = self.false_alarms["images"]
-        tested = f"{good} good, {self.images - good} defective"
+        """Return a text with the numbers of tested pictures, and of others that the model learnt from."""
+        good_count = self.false_alarms["images"]
+        tested = f"{good_count} good, {self.images - good_count} defective"
         if self.parts:
             defective_parts = pluralize(self.defects["images"], "defective part")
-            tested = f"{pluralize(good, 'good part')}, {defective_parts}"
+            tested = f"{pluralize(good_count, 'good part')}, {defective_parts}"
         if self.learnt_from:
             tested += f"; {self.learnt_from} others were learnt from"
         return f"{pluralize(self.images, 'test picture')} ({tested})"
@@ -393,13 +393,16 @@ class Evaluation:
 
     def __repr__(self) -> str:
         parts = [f"{self.category}: {self.method}", pluralize(self.images, "test picture")]
-        for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
-            if (value := self.metrics.get(name)) is not None:
-                parts.append(f"{label} {value:.4f}")
-        if self.without_mask and self.metrics.get("au_pro") is not None:
-            defective = self.masks["pictures"] + self.without_mask
-            # the last part is the AU-PRO
-            parts[-1] += f" of {self.masks['pictures']} of {defective} defective pictures"
+        image_auroc = self.metrics.get("image_auroc")
+        if image_auroc is not None:
+            parts.append(f"image AUROC {image_auroc:.4f}")
+        au_pro = self.metrics.get("au_pro")
+        if au_pro is not None:
+            au_pro_text = f"AU-PRO {au_pro:.4f}"
+            if self.without_mask:
+                masked = self.masks["pictures"]
+                au_pro_text += f" of {masked} of {masked + self.without_mask} defective pictures"
+            parts.append(au_pro_text)
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 
     def _repr_html_(self) -> str:

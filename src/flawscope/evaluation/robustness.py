@@ -137,13 +137,14 @@ def _judged_in_every_light(
     Args:
         items: The pictures.
         rows: Predictions of each picture in all lights; None: it could not be judged.
-        column: Index of that light in a row.
+        column: Index, in a row, of the light whose predictions are returned.
     """
     pictures = list[Judged]()
     for item, row in zip(items, rows, strict=True):
         prediction = row[column]
-        if prediction is not None and None not in row:
-            pictures.append((item, replace(prediction, path=str(item.path))))
+        if prediction is None or None in row:
+            continue
+        pictures.append((item, replace(prediction, path=str(item.path))))
     return pictures
 
 

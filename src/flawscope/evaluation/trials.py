@@ -137,7 +137,7 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
         trials += _table_trials(rows)
         if reference is None:
             _add_reference(truth, [(place, row) for place, row in rows if "reference" in row])
-    return ReadStudy(build_study(trials, truth), sources, _count_same_pictures(trials))
+    return ReadStudy(build_study(trials, truth), sources, _count_equal_scores(trials))
 
 
 def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
@@ -234,26 +234,26 @@ def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[Tr
 
 
 def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
-    """Return the names of each appraiser's trials, in natural order.
+    """Return the names of trials, in natural order, by appraiser.
 
     Raises:
         InputError: An appraiser has more trials than another.
     """
-    trials_of_appraiser: dict[str, set[str]] = {}
+    names_by_appraiser: dict[str, set[str]] = {}
     for trial in trials:
-        trials_of_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
-    ordered_trials = {
-        appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in trials_of_appraiser.items()
-    }
-    trial_counts = {len(trial_list) for trial_list in ordered_trials.values()}
+        names_by_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
+    sorted_names = {}
+    for appraiser, names in names_by_appraiser.items():
+        sorted_names[appraiser] = sorted(names, key=natural_key)
+    trial_counts = {len(names) for names in sorted_names.values()}
     if len(trial_counts) > 1:
         counts = []
-        for appraiser, trial_list in ordered_trials.items():
-            counts.append(f"{appraiser} in {pluralize(len(trial_list), 'trial')}")
+        for appraiser, names in sorted_names.items():
+            counts.append(f"{appraiser} in {pluralize(len(names), 'trial')}")
         raise InputError(
             f"parts are inspected by {join_names(counts)}: every appraiser needs as many trials as the others"
         )
-    return ordered_trials
+    return sorted_names
 
 
 def _check_complete(
@@ -273,12 +273,12 @@ def _check_complete(
     )
 
 
-def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
-    """Count, for each model, the parts that have the identical score in two trials.
+def _count_equal_scores(trials: Iterable[Trial]) -> dict[str, int]:
+    """Count, for each model, the parts that have an identical score in two trials.
 
-    Trials without a score, those of people, are left out.
+    People's trials have no score, and are left out.
     """
-    scores: dict[tuple[str, str], list[str]] = {}  # by model and part
+    scores: dict[tuple[str, str], list[str]] = {}  # as they are written, by model and part
     for trial in trials:
         if trial.score:
             scores.setdefault((trial.appraiser, trial.part), []).append(trial.score)

@@ -43,14 +43,16 @@ def leave_out_learnt_parts(
     for done, item in enumerate(good, start=1):
         with suppress(InputError, MemoryError):  # reported when the picture is judged
             pixels = preprocess.decode(item.path)
-            channels = preprocess.channels
-            first_channels = pixels if channels is None else next(channels.split(pixels))
-            looks[item] = Look.of(first_channels)
+            shown = pixels
+            if preprocess.channels is not None:
+                shown = next(preprocess.channels.split(pixels))  # the first picture of several
+            looks[item] = Look.of(shown)
             if pixel_hash(pixels) in learnt:
                 learnt_items.add(item)
         step("pictures learnt from", done, len(good))
     of_learnt_parts = _of_learnt_parts(predictor, dataset.train, learnt_items)
     of_learnt_parts |= _near_duplicates(looks, learnt_items | of_learnt_parts)
+    # the pictures of learnt parts are the new train split, all others the test split
     train = tuple(item for item in good if item in of_learnt_parts)
     unlearnt_train = [item for item in dataset.train if item not in of_learnt_parts]
     unlearnt_test = [item for item in dataset.test if item not in of_learnt_parts]

@@ -268,7 +268,9 @@ def _append(network: ModelProto, addition: ModelProto, prefix: str, weights: Map
     def new_name(name: str) -> str:
         if name in shared_names:
             return shared_names[name]
-        return f"{prefix}.{name}" if name and name not in public_names else name
+        if not name or name in public_names:  # an optional input that is left out has an empty name
+            return name
+        return f"{prefix}.{name}"
 
     for node in graph.node:
         node.name = new_name(node.name)
@@ -281,7 +283,7 @@ def _append(network: ModelProto, addition: ModelProto, prefix: str, weights: Map
     network.graph.initializer.extend(own_weights)
     network.graph.value_info.extend(graph.value_info)
     network.graph.output.extend(graph.output)
-    domains = {(entry.domain, entry.version) for entry in network.opset_import}
+    opsets = {(entry.domain, entry.version) for entry in network.opset_import}
     network.opset_import.extend(
-        entry for entry in addition.opset_import if (entry.domain, entry.version) not in domains
+        entry for entry in addition.opset_import if (entry.domain, entry.version) not in opsets
     )

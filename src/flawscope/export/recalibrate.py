@@ -417,16 +417,16 @@ class _BothModels:
 
 
 def _leave_out_learnt(manifest: Manifest, leave_out: LeaveOut) -> RunOf:
-    """Return a function from a row to the run that judges it.
+    """Return a function that returns the run that judges a row.
 
-    If the model learnt from the row's part, the run leaves this part out. Otherwise the function returns
-    None: the ordinary session judges the row.
+    A row of a part that the model learnt from gets a run without this part. Other rows get None: the
+    ordinary session judges them.
     """
     fit_hashes = {row.hash for row in scored(manifest.pictures)}
     adapts_to_light = manifest.preprocess.normalization is not None
 
     def run_of(row: Picture) -> Run | None:
-        # the fit alone knows the score of a picture in other light
+        # only the fit knows the score of a picture in other light
         if adapts_to_light and row.hash not in fit_hashes:
             raise ExcludedPictureError("it was not learnt from")
         return leave_out.run(row.unit) if row.unit in leave_out.learnt else None

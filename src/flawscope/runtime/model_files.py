@@ -147,14 +147,14 @@ class _TensorWriter:
         }
 
     def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
-        """Store tensors under their hashes, equal tensors once; return tensor name -> hash."""
-        keys = {}  # name of a tensor -> hash
+        """Store tensors under their digests, equal tensors once; return the digests by the tensors' names."""
+        digests = {}
         for name, values in tensors.items():
             type_and_shape = f"{values.dtype.str} {values.shape}".encode()
             digest = hashlib.sha256(type_and_shape + np.ascontiguousarray(values).tobytes()).hexdigest()
-            keys[name] = digest
+            digests[name] = digest
             self._tensors.setdefault(digest, values)
-        return keys
+        return digests
 
     def write(self, document: Json, path: Path) -> None:
         write_contents(document, {"products": self._runs}, self._tensors, path)

@@ -181,7 +181,9 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
     """Yield the bytes of a file, or of a `Member` of a file; raise InputError if the size is impossible."""
     with files.open_file(path.path if isinstance(path, Member) else path) as file:
         file_size = os.fstat(file.fileno()).st_size
-        start, size = (path.start, path.size) if isinstance(path, Member) else (0, file_size)
+        start, size = 0, file_size
+        if isinstance(path, Member):
+            start, size = path.start, path.size
         if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > file_size:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

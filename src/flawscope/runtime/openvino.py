@@ -35,7 +35,7 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stop OpenVINO's packages that are imported in this block from sending data.
+    """Keep OpenVINO's packages, if they are imported in this block, from sending data.
 
     Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
     folder. It uses the package openvino_telemetry for this, and works without that package. In this block,

@@ -235,7 +235,7 @@ class ExportedSession:
         self.size = (int(height), int(width))
         self._run_alone: Compute | None = None  # opened by the first call
         self._residuals: Compute | None = None  # opened by the first call
-        self._alone_lock = Lock()
+        self._opening_lock = Lock()
 
     @classmethod
     def from_file(
@@ -300,7 +300,7 @@ class ExportedSession:
         The first call opens the network a second time for one core. Where that is impossible, the images are
         run on all threads.
         """
-        with self._alone_lock:
+        with self._opening_lock:
             if self._run_alone is None:
                 # the second session reads the file again: a changed file would contain another network
                 can_open = self.network is None or self.network.is_unchanged()
@@ -321,11 +321,11 @@ class ExportedSession:
                 "this exported model does not say how pictures differ: `flawscope kinds` takes the "
                 ".safetensors model; export it then"
             )
-        with self._alone_lock:
+        with self._opening_lock:
             if self._residuals is None:
                 self._residuals = self.graph.open_residuals()
-        (cells,) = self.engine.run_checked(self._residuals, {"images": images})
-        return cells
+        (differences,) = self.engine.run_checked(self._residuals, {"images": images})
+        return differences
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
         """Return a function that raises ExcludedPictureError: an exported network cannot be changed."""

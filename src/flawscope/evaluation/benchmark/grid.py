@@ -256,7 +256,7 @@ def _cells(
         settings: Settings by method and category.
         shared: Values of the shared options. `minutes` is left out for methods that do not learn in steps.
     """
-    digests: dict[str, str] = {}  # of files and folders already hashed, by path
+    digests: dict[str, str] = {}  # of files and folders, by path
     data_digests = {}
     for category, dataset in datasets.items():
         data_digests[category] = _dataset_digest(dataset, digests)
@@ -468,7 +468,7 @@ def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
 
     Args:
         dataset: The category.
-        digests: Digests of files already hashed, by path; it is extended.
+        digests: Digests of files, by path; those that are computed here are added.
     """
     root = dataset.root
     items = [item for split in dataset.splits.values() for item in split]
@@ -484,11 +484,11 @@ def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
 
 
 def _settings_identity(config: PictureSettings, digests: dict[str, str]) -> Json:
-    """Return the settings, with name and digest in place of paths.
+    """Return the settings, with each path replaced by the name and digest of its file or folder.
 
     Args:
         config: The settings.
-        digests: Digests of files and folders already hashed, by path; it is extended.
+        digests: Digests of files and folders, by path; those that are computed here are added.
     """
     settings = asdict(config)
     for key in config.PATHS:
@@ -506,7 +506,7 @@ def _path_identity(value: object, digests: dict[str, str]) -> object:
 
     Args:
         value: Value of the setting.
-        digests: Digests of files and folders already hashed, by path; it is extended.
+        digests: Digests of files and folders, by path; those that are computed here are added.
     """
     path = Path(str(value))
     if not value or not path.exists():
@@ -546,7 +546,7 @@ def _seen_identity(value: int | str, dataset: Dataset, seed: int, digests: dict[
         value: Number of seen defects, or path of a list or folder of them.
         dataset: Data set that the defects are chosen from.
         seed: Seed of the choice.
-        digests: Digests of files already hashed, by path; it is extended.
+        digests: Digests of files, by path; those that are computed here are added.
     """
     if isinstance(value, int):
         return value  # the seed and the data, which choose the pictures, are in the identity
@@ -568,7 +568,7 @@ def _file_digest(path: str | os.PathLike[str], digests: dict[str, str]) -> str:
 
     Args:
         path: The file.
-        digests: Digests of files already hashed, by path; the file's digest is added.
+        digests: Digests of files, by path; that of this file is added if it is missing.
     """
     key = str(path)
     if key not in digests:

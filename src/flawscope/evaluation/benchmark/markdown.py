@@ -237,7 +237,7 @@ def _light_section(results: Results) -> str:
             if table:
                 tables.append(table)
         cells = []
-        for rows_of_light in zip(*tables, strict=True):  # the rows of all seeds
+        for rows_of_light in zip(*tables, strict=True):  # the rows of one light, one of each seed
             light_names[rows_of_light[0]["name"]] = None
             sums = {}
             for key in ("false_alarms", "good", "found", "defective"):
@@ -367,7 +367,9 @@ def _environment_section(results: Results) -> str:
     for text, count in cell_counts.items():
         cells = "" if len(cell_counts) == 1 else f" ({count} cells)"
         lines.append(f"- {text}{cells}")
-    return "## Environment\n\n" + "\n".join(lines) if lines else ""
+    if not lines:
+        return ""
+    return "## Environment\n\n" + "\n".join(lines)
 
 
 def _describe_machine(document: Json) -> str:

@@ -147,19 +147,19 @@ def _cell_line(cell: Cell, results: Results) -> str:
     return f"{title}: {', '.join(parts)}"
 
 
-def _time_left(unfinished: Sequence[Cell], results: Results, new: Sequence[Cell], jobs: int) -> str:
+def _time_left(unfinished: Sequence[Cell], results: Results, timed: Sequence[Cell], jobs: int) -> str:
     """Return a text with the time that the unfinished cells may take.
 
-    Empty until a cell of each of their methods has been timed in this run.
+    Empty where all are finished, or a method of theirs has not been timed yet.
 
     Args:
         unfinished: Cells that have not ended.
         results: The results so far.
-        new: Cells that were finished in this run.
+        timed: Cells that were finished in this run; their times are used.
         jobs: Number of cells that run at a time.
     """
     seconds_of_method: dict[str, list[float]] = {}
-    for cell in new:
+    for cell in timed:
         document = results.done[cell.name]
         seconds = (document["fit"]["seconds"] or 0.0) + document["evaluate"]["seconds"]
         seconds_of_method.setdefault(cell.method, []).append(seconds)
@@ -320,15 +320,15 @@ class Processes:
 def child_main() -> None:
     """Run a call in a child process: read it from stdin, write its progress and its result to stdout."""
     function, arguments = pickle.load(sys.stdin.buffer)
-    parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
+    to_parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
     os.dup2(2, 1)  # libraries that print to stdout write to stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def send(message: object, is_result: bool = False) -> None:
         """Send the parent a message: progress, or the result."""
         with suppress(OSError):  # the parent has ended
-            pickle.dump((is_result, message), parent)
-            parent.flush()
+            pickle.dump((is_result, message), to_parent)
+            to_parent.flush()
 
     result: object
     try:
