@@ -344,7 +344,7 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
 
 
 def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) -> list[Decided]:
-    """Return decisions on parts by a model that decides on pictures: those on each part's worst picture.
+    """Return decisions on parts by a model that decides on pictures, each from the part's worst picture.
 
     Args:
         evaluation: Evaluation of a model that decides on pictures.
@@ -357,9 +357,9 @@ def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) ->
         worst = max(predictions, key=lambda prediction: prediction.severity)
         decisions.append(
             Decided(
-                part.prediction.part,
-                part.kind,
-                part.anomalous,
+                name=part.prediction.part,
+                kind=part.kind,
+                anomalous=part.anomalous,
                 score=worst.severity,  # scores of different views are not comparable, severities are
                 severity=worst.severity,
                 p_value=worst.p_value,
@@ -445,20 +445,20 @@ def _differences(
         picture_times = bootstrap_counts(is_defective, resamples, seed)
     has_two_of_each_class = min(anomalous.sum(), (~anomalous).sum()) >= 2
     decided_of = ([pair.a for pair in pairs], [pair.b for pair in pairs])
-    values: list[dict[str, float | None]] = []
-    resampled: list[dict[str, Floats]] = []
+    values_of_models: list[dict[str, float | None]] = []
+    resampled_of_models: list[dict[str, Floats]] = []
     for evaluation, decided in zip(evaluations, decided_of, strict=True):
         decisions = np.array([picture.is_anomalous for picture in decided])
         scores = np.array([picture.score for picture in decided])
-        values.append(_values(evaluation, anomalous, decisions, scores))
+        values_of_models.append(_values(evaluation, anomalous, decisions, scores))
         resampled_values = _resampled_rates(anomalous, decisions, times)
         if has_two_of_each_class:
             resampled_values |= bootstrap_images(anomalous, scores, decisions, times)
         resampled_values |= _bootstrap_pixels(evaluation, picture_times[: resamples // 2])
-        resampled.append(resampled_values)
+        resampled_of_models.append(resampled_values)
     differences = []
-    for name, a, b in _common_metrics(*values):
-        interval, note = _interval(name, *resampled)
+    for name, a, b in _common_metrics(*values_of_models):
+        interval, note = _interval(name, *resampled_of_models)
         differences.append(Difference(name, a, b, interval, note))
     return differences
 

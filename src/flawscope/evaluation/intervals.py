@@ -71,8 +71,8 @@ def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
     """Return the 95 % interval of the image AUROC; None where no interval can be found.
 
     It comes from DeLong's variance on the logit scale, which keeps the bounds inside 0..1 (Pepe, 2003). If
-    the AUROC is 0 or 1, this variance is zero and says nothing. Then the exact binomial interval is taken:
-    good and defective pictures form separate pairs, and each pair is an independent trial.
+    the AUROC is 0 or 1, this variance is zero and says nothing. Then the exact binomial interval is taken,
+    over pairs of a good and a defective picture, in which each picture occurs at most once.
     """
     area, variance = delong_auroc(anomalous, scores)
     if math.isnan(area):
@@ -114,7 +114,7 @@ def percentile_interval(values: Array, resamples: int) -> Interval | None:
 
     Args:
         values: Values of the metric in the resamples.
-        resamples: Number of resamples; None is returned where there are fewer values.
+        resamples: Number of values that are needed; None is returned where there are fewer.
     """
     if np.isnan(values).any() or values.size < resamples or np.ptp(values) == 0:
         return None

@@ -131,8 +131,9 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
         if picture.truth is None or not picture.truth.any():
             continue
         size = picture.prediction.geometry.picture_size
-        # pixels of the picture per pixel of the mask, along one side; the mask has the map's size
-        scale = math.sqrt(math.prod(size) / picture.truth.size)
+        # the mask has the map's size: scale is the length in the picture of one pixel of the mask
+        area_ratio = math.prod(size) / picture.truth.size
+        scale = math.sqrt(area_ratio)
         _, pieces = connected_parts(picture.truth)
         greatest_length = largest_sizes(pieces)[0]
         lengths.append(scale * float(greatest_length))

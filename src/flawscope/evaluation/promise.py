@@ -120,11 +120,11 @@ def _reasons(
     """
     rows = named_rows([item.path.name for item in train], train_looks)
     unit_count = len({*units_of(rows).numbers})
-    copy_count = len(train) - unit_count
-    if copy_count and not predictor.calibration.has_shared_units:
+    duplicate_count = len(train) - unit_count  # all pictures of a unit but one
+    if duplicate_count and not predictor.calibration.has_shared_units:
         yield (
-            f"{copy_count} of {pluralize(len(train), 'training picture')} are near-duplicates of others, "
-            "which the model counted as parts of their own: fit anew, or name the parts with --group"
+            f"{duplicate_count} of {pluralize(len(train), 'training picture')} are near-duplicates of "
+            "others, which the model counted as parts of their own: fit anew, or name the parts with --group"
         )
     shifted_count = sum(is_far(prediction.shifts) for _, prediction in good)
     if shifted_count >= max(1, SHIFTED_SHARE * len(good)):

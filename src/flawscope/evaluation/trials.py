@@ -141,9 +141,9 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
 
 
 def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
-    """Return whether each part is defective, by its name, and the file that says so.
+    """Return whether each part is defective, by its name, and the tables that say so.
 
-    Both are empty without a reference. If it is a folder, the list of files is empty.
+    A folder gives no table. Both are empty without a reference.
     """
     if reference is None:
         return {}, []
@@ -198,7 +198,7 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
 
 
 def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials with one spelling of each appraiser's name, the first: Ann and ann are one person."""
+    """Return the trials with each appraiser's name as it is first spelled: Ann and ann are one person."""
     first_spellings: dict[str, str] = {}
     spelled_trials = []
     for trial in trials:
@@ -366,12 +366,13 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
     labels = read_class_labels(folder, pictures, with_files_above=False)
     if labels.is_complete:
         return _defective_by_part(picture_of, labels)
-    folder_of = {part: path.relative_to(folder).parent.parts for part, path in picture_of.items()}
+    # names of the folders from `folder` to each picture
+    names_of = {part: path.relative_to(folder).parent.parts for part, path in picture_of.items()}
     tree = None
-    if () not in folder_of.values():  # no picture lies directly in the folder
+    if () not in names_of.values():  # no picture lies directly in the folder
         tree = FolderTree(folder, pictures)
         if Said.UNCLEAR not in tree.meanings and not labels.has_unknown:
-            return {part: tree.meaning_of[parts] is not Said.GOOD for part, parts in folder_of.items()}
+            return {part: tree.meaning_of[names] is not Said.GOOD for part, names in names_of.items()}
     # Lists beside the folder count last: the table of trials is often among them.
     labels = read_class_labels(folder, pictures)
     if labels.is_complete:

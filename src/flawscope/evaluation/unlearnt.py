@@ -66,11 +66,11 @@ def _of_learnt_parts(
 
     A picture whose name shows no part counts as a part of its own.
     """
-    part_of = stored_part_reader(predictor.manifest)
+    read_part = stored_part_reader(predictor.manifest)  # None: the model has no rule for parts
     names = relative_names([item.path for item in train])
     part_of_item = dict[Item, object]()
     for item, name in zip(train, names, strict=True):
-        named_part = None if part_of is None else part_of(name)
+        named_part = None if read_part is None else read_part(name)
         part_of_item[item] = named_part or item.path
     learnt_parts = {part for item, part in part_of_item.items() if item in learnt_items}
     return {item for item, part in part_of_item.items() if part in learnt_parts}

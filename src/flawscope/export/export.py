@@ -201,15 +201,16 @@ def _certify_fp32(artefact: Artefact, reduced: ReducedModel, probe_images: Image
     model = reduced.trained.model
 
     def certify_engines(images: Images) -> list[Certificate]:
+        """Compare each engine with the trained model on these images."""
         scores, maps = run_one_by_one(reduced.trained, images)
-        ties = []
+        has_tie = []  # whether the score of each image rests on a tie, which only rounding decides
         with torch.inference_mode():
             for image in torch.from_numpy(images).split(1):
-                ties.append(model.ties(model.embed(image), model.inside(image)))
+                has_tie.append(model.ties(model.embed(image), model.inside(image)))
         calibration = artefact.manifest.calibration
-        has_ties = torch.cat(ties).numpy()
+        ties = torch.cat(has_tie).numpy()
         return [
-            certify_session(session, images, scores, maps, calibration, ties=has_ties)
+            certify_session(session, images, scores, maps, calibration, ties=ties)
             for session in reduced.sessions
         ]
 

@@ -85,7 +85,7 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
     # by id: a tensor that several modules share counts once
     tensor_bytes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}
     model_bytes = sum(tensor_bytes.values())
-    if model_bytes > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
+    if model_bytes > onnx_file.MAX_PROTOBUF_BYTES * 0.9:  # the rest is for the graph itself
         raise InputError(
             f"the model has {model_bytes / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"

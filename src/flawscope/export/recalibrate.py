@@ -457,8 +457,8 @@ def _describe(count: int, new_count: int, reduced: ReducedModel) -> str:
     note = f"{reduced.precision}: calibrated anew on {pluralize(count, 'good picture')}"
     if 0 < new_count < count:
         left_out_count = count - new_count
-        others = pluralize(new_count, "other")
-        note += f", {left_out_count} that it was fitted on and left out one by one, {others}"
+        new_pictures = pluralize(new_count, "other")
+        note += f", {left_out_count} that it was fitted on and left out one by one, {new_pictures}"
     return note
 
 

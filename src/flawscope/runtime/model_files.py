@@ -95,22 +95,22 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
     Args:
         model: The models.
         path: The file to write: a .zip for exported models, a .safetensors file for fitted ones.
-        networks: The network of each exported model, by its name; empty: the models are fitted.
+        networks: The network of each exported model, by its name; empty for fitted models.
 
     Raises:
         FlawscopeError: The file cannot be written.
     """
-    store = _ArchiveWriter(networks) if networks else _TensorWriter()
+    writer = _ArchiveWriter(networks) if networks else _TensorWriter()
     rows = []
     for name, artefact in model.products.items():
-        rows.append({"name": name, **store.add_model(name, artefact)})
+        rows.append({"name": name, **writer.add_model(name, artefact)})
     document: Json = {"format": FORMAT, "versions": package_versions(), "products": rows}
     if model.recognition is None:
         document["views"] = None if model.views is None else asdict(model.views)
     else:
         preprocess = model.recognition.preprocess.to_dict()
-        document["recognition"] = {"preprocess": preprocess, **store.add_recognition(model.recognition)}
-    store.write(document, path)
+        document["recognition"] = {"preprocess": preprocess, **writer.add_recognition(model.recognition)}
+    writer.write(document, path)
 
 
 class _Writer(Protocol):
@@ -227,7 +227,7 @@ def read(path: Path) -> StoredModel:
         recognition = None if recognition_entry is None else store.read_recognition(recognition_entry)
         store.check_all_is_used()
         places = {name: store.place(row) for name, row in _rows(document).items()}
-        return StoredModel(ModelMapping(products, recognition, views), places)
+        return StoredModel(ModelMapping(products, recognition=recognition, views=views), places)
 
 
 def read_one(path: Path) -> Artefact:
@@ -287,11 +287,10 @@ class _TensorFile:
         self._path = path
         self._header = read_header(file, path, several=True)
         self.document = self._header.document
-        runs = self._header.run["products"]
-        pairs = zip(self.document["products"], runs, strict=True)
+        rows_and_runs = zip(self.document["products"], self._header.run["products"], strict=True)
         # name of a model -> facts on its run
-        self._runs = {row["name"]: run for row, run in pairs}
-        self._read: Tensors | None = None  # all tensors of the file, by key
+        self._runs = {row["name"]: run for row, run in rows_and_runs}
+        self._tensors: Tensors | None = None  # all tensors of the file, by key
         self._used: set[str] = set()  # keys of the tensors that were asked for
 
     def read_manifest(self, row: Facts) -> Manifest:
@@ -310,10 +309,10 @@ class _TensorFile:
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
         """Read tensors, given as tensor name -> key in the file; return tensor name -> tensor."""
-        if self._read is None:  # read when first needed: manifests do not need tensors
-            self._read = read_tensors(self._file, self._header, self._path)
+        if self._tensors is None:  # read when first needed: manifests do not need tensors
+            self._tensors = read_tensors(self._file, self._header, self._path)
         self._used |= {*keys.values()}
-        return {name: self._read[key] for name, key in keys.items()}
+        return {name: self._tensors[key] for name, key in keys.items()}
 
     def place(self, row: Facts) -> Place:
         return self._path

@@ -165,7 +165,8 @@ class OpenVino(Engine):
                 compiled.append(core.compile_model(part, device_name, part_options))
             return partial(_run_parts, compiled, results)
 
-        # one stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream
+        # One stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream. With one
+        # lane, `run_alone` uses the network on all threads.
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}
         compile_alone = partial(compile_parts, **streams)
         if residual_model is None:
@@ -180,7 +181,7 @@ class OpenVino(Engine):
 
 
 def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Split a network into the part that computes `RESIDUALS`, or None, and the rest."""
+    """Return the part of a network that computes `RESIDUALS`, None if it has none, and all the rest."""
     ov = import_openvino()
     residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not residuals:

@@ -299,7 +299,7 @@ class Processes:
         try:
             with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
                 self.processes.append(process)
-                if self.stopped:
+                if self.stopped:  # before this process was in the list
                     process.kill()
                 assert process.stdin
                 assert process.stdout

@@ -138,15 +138,15 @@ def _scores_by_region(
     """
     from scipy.ndimage import label  # slow to import
 
-    labelled, count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
+    number_map, region_count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
     scores = values[is_anomalous]
-    components = labelled[is_anomalous]
-    if count > 1:
-        if count <= np.iinfo(np.uint16).max:
-            components = components.astype(np.uint16)  # for 16 bits, NumPy has a faster sort (radix)
-        scores = scores[np.argsort(components, kind="stable")]
-    areas = np.bincount(components).astype(np.int64, copy=False)
-    return scores, areas[areas > 0]
+    region_numbers = number_map[is_anomalous]
+    if region_count > 1:
+        if region_count <= np.iinfo(np.uint16).max:
+            region_numbers = region_numbers.astype(np.uint16)  # for 16 bits, NumPy has a faster sort (radix)
+        scores = scores[np.argsort(region_numbers, kind="stable")]
+    score_counts = np.bincount(region_numbers).astype(np.int64, copy=False)
+    return scores, score_counts[score_counts > 0]
 
 
 # Per picture its regions, each ([H, W] bool, saturation in pixels); [] = good; None = no ground truth
@@ -164,7 +164,7 @@ def au_spro(
 
     sPRO is the mean over all regions of min(overlap / saturation, 1). A saturation above the region's area is
     reduced to the area. The false-positive rate is over the pixels outside every region. Regions may overlap.
-    A mask without a pixel (lost in resizing) is no region. Curve and integral are as for AU-PRO. If each
+    A mask whose pixels were all lost in resizing is no region. Curve and integral are as for AU-PRO. If each
     region is connected and its saturation is its area, AU-sPRO equals AU-PRO. The paper measures logical and
     structural anomalies separately, each with all good pictures, and averages the two results.
 
