@@ -178,6 +178,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
         "false_alarm_rate": Share.of_decisions(decisions[~truth]),
     }
     grades = {rate: grade(rate, share.rate) for rate, share in rates.items()}
+    from_best_to_worst = [ACCEPTABLE, MARGINAL, UNACCEPTABLE]
     # Fleiss' kappa against the truth: in each trial the appraiser and the truth are two raters
     ratings_of_trials = [_count_raters(np.stack([trial, truth], axis=1)) for trial in decisions.T]
     return Appraisal(
@@ -194,8 +195,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
             "fleiss_repeats": fleiss_kappa(_count_raters(decisions)),
         },
         grades=grades,
-        # the worst grade, which comes last in the list
-        grade=max(grades.values(), key=[ACCEPTABLE, MARGINAL, UNACCEPTABLE].index),
+        grade=max(grades.values(), key=from_best_to_worst.index),
     )
 
 

@@ -311,6 +311,7 @@ def _evaluate_same_pictures(
     item_of = {item.path: item for item in items}
     second = evaluate_model(1, tuple(item_of[picture.item.path] for picture in first.pictures))
     if second.images < first.images:
+        # only the evaluation before this one has left out pictures: its count is kept
         common_items = tuple(item_of[picture.item.path] for picture in second.pictures)
         first = replace(evaluate_model(0, common_items), left_out=first.left_out)
     if second.images != first.images:

@@ -124,7 +124,8 @@ def evaluate(
     start = time.perf_counter()
     _check_dataset(dataset)
     learnt_hashes = set(leave_out)
-    learnt_hashes.update(picture.hash for picture in predictor.manifest.pictures)  # calibration learns, too
+    # of all pictures that the model was fitted or calibrated on
+    learnt_hashes.update(picture.hash for picture in predictor.manifest.pictures)
     tested = leave_out_learnt_parts(predictor, dataset, learnt_hashes, step)
     _check_tests(predictor, tested, changes_light=bool(robust))
     results = _predict_all(predictor, tested, learnt_hashes, take, step)
@@ -369,7 +370,7 @@ def _defect_statistics(decided: Sequence[Decided]) -> Json:
 
 
 def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart]) -> Json:
-    """Return the figures of the parts; empty where the model decides on pictures alone."""
+    """Return the figures of the parts; empty where the model decides on single pictures."""
     collector = predictor.parts()
     if collector is None:
         return {}

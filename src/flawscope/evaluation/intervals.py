@@ -158,9 +158,9 @@ def bootstrap_images(
         times: [B, N], how often each resample has each picture (`bootstrap_counts`).
     """
     values = {name: np.empty(len(times)) for name in IMAGE_METRICS}
-    for k, picture_counts in enumerate(times):
+    for k, picture_times in enumerate(times):
         # index of each picture, as often as the resample has the picture
-        indices = np.repeat(np.arange(anomalous.size), picture_counts)
+        indices = np.repeat(np.arange(anomalous.size), picture_times)
         ranking = metrics.image_metrics(anomalous[indices], scores[indices])
         values["image_auroc"][k] = ranking.auroc
         values["image_ap"][k] = ranking.ap

@@ -146,11 +146,11 @@ def _unit_numbers(predictor: Predictor, looks: Sequence[Look | None], paths: Seq
     """
     collector = predictor.parts()
     if collector is None:
-        part_of = group_reader(predictor.manifest.facts.get("group"))
+        read_part = group_reader(predictor.manifest.facts.get("group"))
     else:
-        part_of = collector.pattern.part_key
+        read_part = collector.pattern.part_key
     rows = named_rows(relative_names(list(paths)), looks)
-    return units_of(rows, part_of=part_of).numbers
+    return units_of(rows, part_of=read_part).numbers
 
 
 def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence[Look | None]) -> set[int]:

@@ -307,28 +307,30 @@ class Evaluation:
     @property
     def remarks(self) -> list[str]:
         """Lines for people: defects that the pixel metrics do not fully cover, and the learning curve."""
-        masks = self.masks
-        pixels = self.defect_pixels
+        mask_counts = self.masks
+        pixel_counts = self.defect_pixels
         lines = []
         if self.without_mask:
             lines.append(self._without_mask_remark())
-        if masks["lost"]:
+        if mask_counts["lost"]:
+            masks = pluralize(mask_counts["pictures"], "mask")
             lines.append(
-                f"{masks['lost']} of {pluralize(masks['pictures'], 'mask')} so small that no pixel is left "
+                f"{mask_counts['lost']} of {masks} so small that no pixel is left "
                 "at the map's size: the nearest one counts in the pixel metrics; evaluate --full-resolution "
                 "counts all"
             )
-        if masks["lost_regions"]:
+        if mask_counts["lost_regions"]:
+            regions = pluralize(mask_counts["regions"], "marked region")
             lines.append(
-                f"{masks['lost_regions']} of {pluralize(masks['regions'], 'marked region')} so small that no "
+                f"{mask_counts['lost_regions']} of {regions} so small that no "
                 "pixel is left at the map's size: AU-PRO is without them; "
                 "evaluate --full-resolution counts all"
             )
-        if pixels["outside"]:
-            share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
+        if pixel_counts["outside"]:
+            share = f"{pixel_counts['outside'] / pixel_counts['all']:.1%} of the defects' pixels"
             line = f"{share} lie outside of what the model looks at and count in no pixel metric"
-            if pixels["pictures_outside"]:
-                line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
+            if pixel_counts["pictures_outside"]:
+                line += f"; {pluralize(pixel_counts['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
         if self.learning_curve:
             lines.append(describe_curve(self.learning_curve))

@@ -77,15 +77,15 @@ def _of_learnt_parts(
 
 
 def _near_duplicates(looks: Mapping[Item, Look], learnt_items: Collection[Item]) -> set[Item]:
-    """Return the pictures that are near-duplicates of one of `learnt_items`, without these themselves."""
-    bank = [item for item in looks if item in learnt_items]
+    """Return the near-duplicates of `learnt_items` among the other pictures."""
+    learnt = [item for item in looks if item in learnt_items]
     others = [item for item in looks if item not in learnt_items]
-    items = [*bank, *others]
-    pairs = near_duplicates([looks[item] for item in items], np.arange(len(bank)))
+    items = [*learnt, *others]
+    pairs = near_duplicates([looks[item] for item in items], np.arange(len(learnt)))
     duplicates = set()
     for smaller, larger, _ in pairs:
-        # the pictures learnt from come first in `items`
-        is_learnt_and_other = smaller < len(bank) <= larger
+        # the learnt pictures come first in `items`
+        is_learnt_and_other = smaller < len(learnt) and larger >= len(learnt)
         if is_learnt_and_other:
             duplicates.add(items[larger])
     return duplicates

@@ -140,7 +140,7 @@ def certify_export(
 
 
 def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[PictureSource]) -> None:
-    """Raise InputError where a model cannot be exported in this precision, with these pictures, or here."""
+    """Raise InputError where precision, pictures or installed packages do not allow to export a model."""
     if precision == "int8":
         raise InputError("int8 is gone: leave out --precision; PatchCore and a smaller --size are faster")
     if precision not in PRECISIONS:

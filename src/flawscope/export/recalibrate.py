@@ -84,7 +84,7 @@ class ExportPictures:
     def probe_images(self) -> Images:
         """Return the images `[N, 3, H, W]` to compare on; raise InputError if there are none."""
         failures: list[str] = []
-        batches = [images(numbers) for images, numbers in self._sample_views(MAX_COMPARED, failures)]
+        batches = [read_views(numbers) for read_views, numbers in self._sample_views(MAX_COMPARED, failures)]
         if batches:
             return np.concatenate(batches)
         if failures:
@@ -263,7 +263,7 @@ def _certify_engines(
     reduced_scores, reduced_maxima, _ = reduced_values
     trained_scores, trained_maxima, _ = trained_values
     decisions = calibration.is_anomalous(reduced_scores)
-    changed_count = int(np.count_nonzero(decisions != old_calibration.is_anomalous(trained_scores)))
+    is_changed = decisions != old_calibration.is_anomalous(trained_scores)
     scores, maps = run_one_by_one(reduced.sessions[0], probe_images)
     defective = with_defects(probe_images)
     expected, _ = run_one_by_one(reduced.trained, defective)
@@ -276,7 +276,7 @@ def _certify_engines(
             old_calibration,
             scores=(reduced_scores, trained_scores),
             maxima=(reduced_maxima, trained_maxima),
-            decisions=changed_count,
+            decisions=int(np.count_nonzero(is_changed)),
         )
         defect_scores, _ = run_one_by_one(session, defective)
         errors = np.abs(defect_scores.astype(np.float64) - expected_scores)
@@ -341,11 +341,11 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
 def _merge_rows(
     model_rows: Sequence[Picture], judged: Mapping[int, Picture], hashes: Collection[str]
 ) -> tuple[Picture, ...]:
-    """Return the rows of the model after judging.
+    """Return the rows of the model after judging, and after them the new rows.
 
-    A judged row of the model gets its new scores. A row that was not judged stays as it is if its picture is
-    lost and was given for the export. Otherwise it loses its scores if the model learnt from it, and is
-    dropped if not. New rows follow.
+    A judged row of the model gets its new scores. A row whose picture is lost stays as it is if the picture
+    was given for the export. Of the other rows, those that the model learnt from lose their scores, and the
+    rest is dropped.
 
     Args:
         model_rows: Rows of the model.
@@ -408,7 +408,8 @@ class _BothModels:
             trained_answer = self.trained.pictures[number]
             if fit_row is None or not (fit_row.learnt or adapts_to_light):
                 continue
-            # score and maximum, of the picture in the first light
+            # The fit's score and maximum, in the first light, take the place of the trained model's. The
+            # reduced model's are moved by as much.
             fit_values = np.array([fit_row.score, fit_row.maximum], np.float64)
             correction = fit_values - trained_answer.values[0, :2]
             reduced_answer.values[0, :2] += correction

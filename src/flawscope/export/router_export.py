@@ -118,7 +118,7 @@ def _export_recognition(recognition: DescriptorModel, threads: int | None) -> De
     recogniser = Recogniser(recognition.known)
     for engine in map(exported_engine, engines_for("fp32")):
         describe = ExportedDescriptors(engine, graph, "cpu", threads)
-        for image in np.concatenate(images)[:, None]:
+        for image in np.concatenate(images)[:, None]:  # each as a batch of one
             expected = describe_by_torch(image)
             descriptor = describe(image)
             expected_product = recogniser.recognise(expected)[0].nearest

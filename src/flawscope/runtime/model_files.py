@@ -182,6 +182,7 @@ class _ArchiveWriter:
         return f"{number}-{file}" if file.lower() in used_names else file
 
     def add_recognition(self, model: DescriptorModel) -> Json:
+        """Add the network, and a file of the products' arrays, each under its product's number."""
         arrays: Tensors = {}
         for number, (name, product) in enumerate(model.known.items()):
             arrays |= {f"{number}.{key}": values for key, values in product.arrays().items()}

@@ -197,23 +197,23 @@ def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterat
     for _ in range(MAX_FIELDS):
         if begin == end:
             return
-        tag, content = read_varint(data, begin, end)
+        tag, content_begin = read_varint(data, begin, end)
         number, wire_type = tag >> 3, tag & 7  # the lower three bits: how the content is stored
         if wire_type == 0:  # a number of seven bits a byte
-            _, after = read_varint(data, content, end)
+            _, field_end = read_varint(data, content_begin, end)
         elif wire_type == 1:  # a number of 64 bits
-            after = content + 8
+            field_end = content_begin + 8
         elif wire_type == 2:  # a length, and as many bytes
-            length, content = read_varint(data, content, end)
-            after = content + length
+            length, content_begin = read_varint(data, content_begin, end)
+            field_end = content_begin + length
         elif wire_type == 5:  # a number of 32 bits
-            after = content + 4
+            field_end = content_begin + 4
         else:
             raise ValueError("a field of no known kind")
-        if after > end or not number:
+        if field_end > end or not number:
             raise ValueError("a field that reaches beyond its message")
-        yield number, begin, content, after
-        begin = after
+        yield number, begin, content_begin, field_end
+        begin = field_end
     raise ValueError("too many fields")
 
 

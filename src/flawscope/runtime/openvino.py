@@ -230,6 +230,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
         target.replace_source_output(parameter.output(0))
     features.set_names(set())
     parameter.output(0).set_names({"features"})
+    # all results but the features, which would be the input itself
     score_results = [result for result in score.get_results() if result.input_value(0) != parameter.output(0)]
     return [
         ov.Model([features_result], embed.get_parameters(), "embed"),
@@ -239,6 +240,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
 
 def _find_features(model: openvino.Model) -> openvino.Output:
     """Return the output that contains the features; raise InputError unless there is exactly one."""
+    # without results, which repeat the names of the outputs that they return
     operations = [operation for operation in model.get_ops() if operation.get_type_name() != "Result"]
     outputs = [output for operation in operations for output in operation.outputs()]
     features = [output for output in outputs if "features" in output.names]

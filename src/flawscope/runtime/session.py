@@ -221,12 +221,13 @@ class ExportedSession:
         name = "model the exported network" if isinstance(network, bytes) else f"model {network}"
         self.engine = engine
         self.runtime = engine.runtime
-        self._how = (device, threads, precision)
+        self._open_arguments = (device, threads, precision)
         self.network: NetworkFile | None = None
         self.graph = engine.open_checked(network, name, RESULTS, device, threads, precision)
-        other_inputs = dict(self.graph.inputs)
-        dtype, shape = other_inputs.pop("images", ("", ()))
-        if dtype != "f32" or len(shape) != 4 or other_inputs:
+        inputs = dict(self.graph.inputs)
+        dtype, shape = inputs.pop("images", ("", ()))
+        has_other_inputs = bool(inputs)
+        if dtype != "f32" or len(shape) != 4 or has_other_inputs:
             raise mismatch_error(name)
         batch, channels, height, width = shape
         # a side of None may have any length: only the batch may be such a side
@@ -271,7 +272,7 @@ class ExportedSession:
         """Pickle the path of the network, not the network: another process opens the file again."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be pickled")
-        return _open_again, (type(self.engine), self.network, *self._how)
+        return _open_again, (type(self.engine), self.network, *self._open_arguments)
 
     def __deepcopy__(self, _: object) -> Self:
         return self  # a network is only read, and several threads may

@@ -109,7 +109,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     if not is_fitted:
         new_facts = _fit_model(cell, dataset, model, threads, step, say)
         write_json(fit_file, new_facts)
-    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))
+    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))  # of this try or an earlier one
     start = time.perf_counter()
     predictor = load(model, device=cell.shared["device"], threads=threads)
     assert isinstance(predictor, Predictor)

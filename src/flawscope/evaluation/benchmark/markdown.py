@@ -86,13 +86,13 @@ def render(results: Results) -> str:
 def _introduction(results: Results) -> str:
     """Return the text before the tables: methods, seeds, and how to read the figures."""
     grid = results.grid
-    count = f"{len(results.done)} of {pluralize(len(grid.cells), 'cell')} done"
+    state = f"{len(results.done)} of {pluralize(len(grid.cells), 'cell')} done"
     if results.failed:
-        count += f", {len(results.failed)} failed"
+        state += f", {len(results.failed)} failed"
     has_deviations = any(len(seeds) > 1 for seeds in grid.seeds.values())
     deviations = "; mean ± standard deviation over the seeds" if has_deviations else ""
     lines = [
-        f"{methods_and_seeds(grid)}; {count}.",
+        f"{methods_and_seeds(grid)}; {state}.",
         f"Shares from 0 to 1, higher is better{deviations}. A blank was not measured; an average that does "
         "not cover all says how many it covers.",
         "The page on benchmarks in flawscope's documentation says how each figure is made.",
@@ -343,7 +343,9 @@ def _settings_section(results: Results) -> str:
         for text, categories in categories_of_text.items():
             place = "" if len(categories_of_text) == 1 else f" ({', '.join(categories)})"
             lines.append(f"- {method}{place}: {text}")
-    return "## Settings\n\n" + "\n".join(lines) if lines else ""
+    if not lines:
+        return ""
+    return "## Settings\n\n" + "\n".join(lines)
 
 
 def _changed_settings(method: str, settings: Facts) -> str:

@@ -81,7 +81,7 @@ class _Report:
         jobs: Number of cells that run at a time.
         live: Prints the lines.
         failed: Reasons of failed cells, by the cells' names.
-        new: Cells that were finished in this run.
+        finished_now: Cells that were finished in this run.
     """
 
     grid: Grid
@@ -89,7 +89,7 @@ class _Report:
     jobs: int
     live: JobsProgress
     failed: dict[str, str] = field(default_factory=dict)
-    new: list[Cell] = field(default_factory=list)
+    finished_now: list[Cell] = field(default_factory=list)
 
     def results(self) -> Results:
         """Return a copy of the results up to now: later cells do not change it."""
@@ -101,7 +101,7 @@ class _Report:
         Args:
             cell: The cell.
             store: Files of the benchmark.
-            result: Document of the cell, or a FlawscopeError. Even after an error the document may be stored.
+            result: Document of the cell, or a FlawscopeError. After some errors the document is stored, too.
             unfinished: Cells that have not ended.
         """
         reason = str(result) if isinstance(result, FlawscopeError) else ""
@@ -110,9 +110,9 @@ class _Report:
             self.failed[cell.name] = reason
         else:
             self.done[cell.name] = document
-            self.new.append(cell)
+            self.finished_now.append(cell)
         results = self.results()
-        time_left = _time_left(unfinished, results, self.new, self.jobs)
+        time_left = _time_left(unfinished, results, self.finished_now, self.jobs)
         self.live.print_line(_cell_line(cell, results) + time_left, failed=document is None)
         if document is not None and reason:  # for example the model could not be kept
             self.live.print_line(f"      {cell.label}: {reason}", failed=True)
@@ -181,7 +181,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
     if device not in ("auto", "cpu") or may_find_gpu:
         return 1, "they share a graphics card"
     memory = system_memory()
-    available_bytes = GIB
+    available_bytes = GIB  # where the system does not say it
     if memory is not None:
         _, available_bytes = memory
     by_threads = threads // FIT_THREADS

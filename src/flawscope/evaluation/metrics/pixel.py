@@ -67,8 +67,8 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     per distinct score and straight lines between the points. Source: Bergmann et al., IJCV 129 (2021); the
     regions are 8-connected as in the evaluation code published with it.
 
-    All metrics are NaN without an anomalous or without a normal pixel. The sequences are read twice, one
-    picture after the other, so that they may read from a file. The metrics need about 200 MB of memory, and
+    All metrics are NaN without an anomalous or without a normal pixel. Each sequence is read twice, picture
+    by picture, and may read the pictures from a file. The metrics need about 200 MB of memory, and
     32 bytes more for each anomalous pixel. The arguments are not changed.
 
     Args:
