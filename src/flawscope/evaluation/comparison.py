@@ -81,8 +81,9 @@ class Difference:
         low, high = self.interval
         if low <= 0 <= high:
             return ""
-        is_b_higher = low > 0
-        is_b_better = not is_b_higher if self.name in LOWER_IS_BETTER else is_b_higher
+        is_b_better = low > 0
+        if self.name in LOWER_IS_BETTER:
+            is_b_better = not is_b_better
         return "b" if is_b_better else "a"
 
     def to_dict(self) -> Json:
@@ -288,7 +289,14 @@ def compare(
     pairs = _pairs(first, second)
     noun = "part" if first.parts or second.parts else "picture"
     differences = tuple(_differences((first, second), pairs, resamples, seed))
-    return Comparison(names, (a, b), (first, second), differences, pairs, noun)
+    return Comparison(
+        names,
+        predictors=(a, b),
+        evaluations=(first, second),
+        differences=differences,
+        pairs=pairs,
+        noun=noun,
+    )
 
 
 def _evaluate_same_pictures(
@@ -496,14 +504,16 @@ def _interval(
     if interval is not None:
         return (interval.low, interval.high), f"paired {interval.method}"
     # `percentile_interval` returns None where a value is NaN, or where all values are equal
-    is_constant = not np.isnan(differences).any()
-    return None, f"no interval: {'the same in every draw' if is_constant else 'too few pictures'}"
+    if np.isnan(differences).any():
+        return None, "no interval: too few pictures"
+    return None, "no interval: the same in every draw"
 
 
 def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Return the pixel metrics of every resample by their names, [B] each.
 
-    Each model has its own map size and thresholds. Empty where fewer than two pictures have a region.
+    They are computed for each model by itself, as map sizes and thresholds differ. Empty where fewer than two
+    pictures have a region.
 
     Args:
         evaluation: Evaluation of the model, with N pictures.

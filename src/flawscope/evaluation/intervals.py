@@ -278,7 +278,8 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         """Return the number of values, or the sum of their weights, at or above each threshold, [K]."""
         # number of thresholds that each value reaches
         reached = np.searchsorted(rising_thresholds, values, side="right")
-        counts = np.bincount(reached, weights, minlength=rising_thresholds.size + 1)[1:]  # without 0 reached
+        counts_by_reached = np.bincount(reached, weights, minlength=rising_thresholds.size + 1)
+        counts = counts_by_reached[1:]  # without the values that reach no threshold
         # a value that reaches n thresholds reaches the n lowest: summed from the highest threshold down
         return np.asarray(np.cumsum(counts[::-1]), dtype=np.float64)
 
@@ -299,8 +300,8 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         anomalous.append(count_at_or_above(anomalous_values))
         region_of_pixel = np.zeros(0, np.intp)
         if anomalous_values.size:
-            labelled, _ = label(truth, structure=np.ones((3, 3)))
-            region_of_pixel = labelled[is_anomalous]
+            number_map, _ = label(truth, structure=np.ones((3, 3)))
+            region_of_pixel = number_map[is_anomalous]
         areas = np.bincount(region_of_pixel)
         # each pixel counts as its share of its region
         overlap.append(count_at_or_above(anomalous_values, weights=1 / areas[region_of_pixel]))
@@ -329,9 +330,8 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
     """Choose thresholds among the pixels' values, in falling order; None without a pixel of either class.
 
-    They come from four sources: quantiles of the normal pixels' values that lie closer towards the highest,
-    evenly spaced quantiles of the same values, quantiles of the anomalous pixels' values, and the least
-    value.
+    They come from four sources: quantiles of the normal pixels' values, the denser the higher the values are;
+    evenly spaced quantiles of the same values; quantiles of the anomalous pixels' values; the least value.
     """
     normal_samples = []
     anomalous_values = []
@@ -347,8 +347,9 @@ def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
         for values in (normal_values, anomalous_values[-1]):
             if values.size:
                 least = min(least, float(values.min()))
-    normal = np.concatenate([*normal_samples, np.empty(0)])
-    anomalous = np.concatenate([*anomalous_values, np.empty(0)])
+    no_values = np.empty(0)  # in case no picture has a ground truth
+    normal = np.concatenate([*normal_samples, no_values])
+    anomalous = np.concatenate([*anomalous_values, no_values])
     if not normal.size or not anomalous.size:
         return None
     falling_normal = np.sort(normal)[::-1]

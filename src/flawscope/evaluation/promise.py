@@ -160,16 +160,16 @@ def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence
         train_looks: Thumbnail of each training picture; None: it cannot be read, and is left out.
         test_looks: Thumbnail of each test picture; None as above.
     """
-    bank = [look for look in train_looks if look is not None]
-    readable_numbers = [k for k, look in enumerate(test_looks) if look is not None]
+    train = [look for look in train_looks if look is not None]
+    readable_numbers = [number for number, look in enumerate(test_looks) if look is not None]
     readable_looks = [look for look in test_looks if look is not None]
-    pairs = near_duplicates(bank + readable_looks, np.arange(len(bank)))
+    pairs = near_duplicates(train + readable_looks, np.arange(len(train)))
     numbers = set()
     for smaller, larger, _ in pairs:
         # the training pictures come first in the list that was searched
-        is_train_and_test = smaller < len(bank) <= larger
+        is_train_and_test = smaller < len(train) and larger >= len(train)
         if is_train_and_test:
-            numbers.add(readable_numbers[larger - len(bank)])
+            numbers.add(readable_numbers[larger - len(train)])
     return numbers
 
 

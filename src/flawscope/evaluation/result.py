@@ -94,8 +94,12 @@ class PictureStore:
         self._map_places: list[tuple[int, tuple[int, ...]]] = []  # offset in bytes, and shape of each map
         self._packed_truths: list[bytes | None] = []  # compressed bits; None: no ground truth
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (open as long as the store exists)
-        # kept by geometry, which most pictures have in common
-        self._valid = lru_cache(maxsize=16)(lambda geometry: _none_if_all_true(valid(geometry)))
+
+        @lru_cache(maxsize=16)  # most pictures have the same geometry
+        def valid_of(geometry: Geometry) -> NDArray[np.bool_] | None:
+            return _none_if_all_true(valid(geometry))
+
+        self._valid = valid_of
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
         """Append a picture.

@@ -439,8 +439,9 @@ def _parse_word(text: str, place: str) -> bool:
     Raises:
         InputError: The word means neither good nor defective.
     """
-    # True: the word means good; None: its meaning is unknown
-    is_good = OTHER_WORDS.get(text.casefold(), says_good(text))
+    is_good = OTHER_WORDS.get(text.casefold())
+    if is_good is None:
+        is_good = says_good(text)
     if is_good is None:
         raise InputError(
             f"{place}: {text!r} is neither good nor defective: write good or defective, ok or nok"

@@ -58,7 +58,7 @@ def export(
             Only OpenVINO computes bf16, on CPUs that have it.
         pictures: Good pictures to compare on; by default the model's own samples. A reduced precision is
             another detector, and is calibrated anew on these pictures. Pictures that the model was fitted on
-            serve if its method can leave a picture out; other pictures always do.
+            can be used only if its method can leave a picture out.
         threads: Number of threads that compute; None: as many as there are cores.
         failures: Gets a line for every picture that cannot be read.
         step: Called with the stage, the steps done and the number of steps.
@@ -88,8 +88,8 @@ def export(
 
     step("network", 0, 2)
     embed, score = onnx_graph.trace(trained.model)
-    names_kinds = artefact.manifest.kinds is not None
-    residuals = onnx_graph.trace_residuals(trained.model) if names_kinds else None
+    has_kinds = artefact.manifest.kinds is not None
+    residuals = onnx_graph.trace_residuals(trained.model) if has_kinds else None
     step("network", 1, 2)
     network: bytes = onnx_graph.join_graphs(embed, score, residuals).SerializeToString()
     sessions = _open_sessions(network, precision, threads)

@@ -103,8 +103,8 @@ class ExportPictures:
     ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
         """Choose at most `most` views of pictures that are spread evenly.
 
-        With tiles, these are each picture's whole view and at least one of its tiles, at another place in
-        each picture. For a picture that cannot be read, a line is added to `failures`.
+        With tiles, these are the whole view and at least one tile of each picture, and the tiles' places
+        differ from picture to picture. For a picture that cannot be read, a line is added to `failures`.
 
         Yields:
             Of each picture, the function that gives views by their numbers, and the chosen numbers.
@@ -126,7 +126,8 @@ class ExportPictures:
                 continue
             views = views.with_roi(self.artefact.tensors.get("region"))
             full_view, *tiles = views.view_numbers()
-            tile_count = min(max(min_views, most // len(sources)) - 1, len(tiles))
+            max_views = max(min_views, most // len(sources))  # of this picture
+            tile_count = min(max_views - 1, len(tiles))
             # Tiles are spread evenly. Each picture begins at another share of a step, to show other tiles
             offset = picture_number * GOLDEN_SECTION % 1
             picture_number += 1
@@ -169,9 +170,9 @@ def recalibrate(
     """Calibrate the artefact for a reduced precision, and certify each engine.
 
     Pictures that the model was fitted on are left out one by one; other pictures get their ordinary scores.
-    The calibration uses the first engine's answers. Each certificate has the larger of two differences: that
-    between the first engine and the trained model, and that between its own engine, with images in batches,
-    and the first engine.
+    The calibration uses the first engine's answers. Each certificate has the larger of two differences:
+    between the first engine and the trained model, and between the certificate's own engine, with images in
+    batches, and the first engine.
 
     Args:
         reduced: The exported network in its engines, and the trained model.
@@ -219,13 +220,18 @@ def recalibrate(
     questions = list[str]()
     if new_hashes:
         notes, questions = settle(find_unusual(rows, calibration, defects, new_hashes))
-    # scores, maxima and medians `[3, N]` of the pictures, in the first light
-    reduced_values, trained_values = (
-        np.array([scores.values[0] for scores in answers.values() if not scores.is_lost]).T
-        for answers in (judged.answers.pictures, models.trained.pictures)
-    )
+
+    def values_of(answers: Answers) -> NDArray[np.float64]:
+        """Return scores, maxima and medians `[3, N]` of the pictures, in the first light."""
+        return np.array([scores.values[0] for scores in answers.pictures.values() if not scores.is_lost]).T
+
     certificates = _certify_engines(
-        reduced, probe_images, old_calibration, calibration, reduced_values, trained_values
+        reduced,
+        probe_images,
+        old_calibration,
+        calibration,
+        reduced_values=values_of(judged.answers),
+        trained_values=values_of(models.trained),
     )
     new_notes = (*manifest.notes, _describe(len(judged.rows), len(new_hashes), reduced), *notes)
     manifest = replace(manifest, calibration=calibration, pictures=rows, notes=new_notes).asking(*questions)
@@ -329,12 +335,12 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
             rows[number] = scored_rows[digest]
         elif digest not in learnt_hashes:
             new_numbers.append(number)
-    part_of = stored_part_reader(manifest)
-    units = units_of([table.rows[number] for number in new_numbers], manifest.pictures, part_of)
-    for k, number in enumerate(new_numbers):
-        original = units.copies.get(k)  # the picture of which it is a near-duplicate
+    new_rows = [table.rows[number] for number in new_numbers]
+    units = units_of(new_rows, manifest.pictures, part_of=stored_part_reader(manifest))
+    for index, number in enumerate(new_numbers):
+        original = units.copies.get(index)  # the picture of which it is a near-duplicate
         if original is None or not original.learnt:
-            rows[number] = units.rows[k]
+            rows[number] = units.rows[index]  # the row with its unit
     return dict(sorted(rows.items()))
 
 

@@ -340,6 +340,7 @@ class _Archive:
         return onnx_file.read(self.place(row))
 
     def read_recognition(self, about: Facts) -> DescriptorModel:
+        """Read the network, and the file of the products' arrays, each under its product's number."""
         with np.load(io.BytesIO(self._archive.read(DESCRIPTORS)), allow_pickle=False) as stored:
             arrays: Tensors = {key: stored[key] for key in stored.files}
         known = {}
@@ -376,7 +377,7 @@ class _Archive:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
-    """Open a file of several models; yield its document, and a reader of everything that it refers to.
+    """Open a file of several models; yield its document, and a reader of what the document refers to.
 
     Raises:
         InputError: The file is damaged, or no model of several products.
@@ -392,8 +393,9 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield store.document, store
         except InputError as error:
             text = str(error)
-            names_file = text.startswith("cannot")  # errors that name the file begin like this
-            raise error if names_file else files.unusable_file_error(path, text) from None
+            if text.startswith("cannot"):  # an error that names the file
+                raise error from None
+            raise files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
             raise files.damaged_error(path, "it is no model of several products, or damaged") from None
         except (KeyError, IndexError, ValueError, TypeError, AttributeError):

@@ -56,7 +56,7 @@ def without_telemetry() -> Iterator[None]:
 def import_openvino() -> ModuleType:
     """Return the package openvino; raise InputError if it is not installed."""
     try:
-        if "openvino" in sys.modules:  # imported by other code, telemetry or not
+        if "openvino" in sys.modules:  # imported by other code, with telemetry or without
             import openvino
         else:
             with without_telemetry():

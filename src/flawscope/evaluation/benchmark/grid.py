@@ -177,13 +177,17 @@ def plan_grid(
     )
     cells = tuple(_cells(method_names, seeds_of, usable, settings, shared_values))
     if not shot_counts:
-        return Grid(rows, method_names, seeds_of, cells, missing, unusable)
+        return Grid(
+            rows, methods=method_names, seeds=seeds_of, cells=cells, missing=missing, unusable=unusable
+        )
     shot_cells = tuple(_with_shots(cell, count) for cell, count in product(cells, shot_counts))
     column_seeds = {}
     for method, count in product(method_names, shot_counts):
         column_seeds[_shot_column(method, count)] = seeds_of[method]
     columns = tuple(column_seeds)
-    return Grid(rows, columns, column_seeds, shot_cells, missing, unusable)
+    return Grid(
+        rows, methods=columns, seeds=column_seeds, cells=shot_cells, missing=missing, unusable=unusable
+    )
 
 
 def _shared_values(arguments: Mapping[str, object]) -> Json:

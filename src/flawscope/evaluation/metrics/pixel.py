@@ -119,7 +119,7 @@ def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCou
         pieces, shares=[1.0] * len(areas), divisors=areas, count=len(areas), dtypes=dtypes
     )
     normal = (
-        values[~mask if is_valid is None else ~mask & is_valid]
+        values[~mask] if is_valid is None else values[~mask & is_valid]
         for _, values, mask, is_valid in iterate_checked(maps, masks, valid, "masks")
     )
     return count_normal(regions, batches(normal, normal_count, regions.scores.dtype)), regions
@@ -210,7 +210,7 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 
 def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gather the highest scores of each region, as many as its saturation, and count the normal scores below.
+    """Gather the highest scores of each region, up to its saturation, and count the normal scores below each.
 
     The arguments are those of `au_spro`.
     """
@@ -218,7 +218,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
     shares: list[float] = []
     divisors: list[float] = []
     dtypes: set[np.dtype[np.generic]] = set()
-    region_count = pixel_count = 0
+    region_count = pixel_count = 0  # pixel_count: of all pixels, normal or not
     for i, values, picture_regions, is_valid in iterate_checked(maps, regions, valid, "lists of regions"):
         dtypes.add(values.dtype)
         pixel_count += values.size
