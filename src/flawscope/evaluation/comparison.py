@@ -277,8 +277,8 @@ def compare(
         def report_step(stage: str, done: int, total: int) -> None:
             step(f"{stage} of {'AB'[which]}", done, total)
 
-        other_hashes = hashes_of[1 - which]
         model = (a, b)[which]
+        other_hashes = hashes_of[1 - which]  # of the pictures that the other model learnt from
         return evaluate(model, replace(tested, test=items), leave_out=other_hashes, step=report_step)
 
     learnt_from = len(tested.train) if dataset.drawn_split else 0

@@ -45,18 +45,19 @@ def shrink_mask(
 
     truth = geometry.mask_to_network(marked)
     height, width = truth.shape
-    labelled, region_count = label(visible, structure=np.ones((3, 3)))
-    numbers_left = np.unique(geometry.inverse().warp_labels(labelled))
+    number_map, region_count = label(visible, structure=np.ones((3, 3)))
+    numbers_left = np.unique(geometry.inverse().warp_labels(number_map))
     # 0, the background, is no region
     lost_count = region_count - int(np.count_nonzero(numbers_left))
     if lost_count == region_count:
-        for number, (rows, columns) in enumerate(find_objects(labelled), start=1):
-            y, x = np.nonzero(labelled[rows, columns] == number)
+        for number, (rows, columns) in enumerate(find_objects(number_map), start=1):
+            y, x = np.nonzero(number_map[rows, columns] == number)
             # index of the region's pixel that is nearest to its centre of mass
             middle = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
             centre_y = y[middle] + rows.start + 0.5
             centre_x = x[middle] + columns.start + 0.5
-            network_x, network_y, *_ = geometry.to_network((centre_x, centre_y, centre_x, centre_y))
+            point_as_box = (centre_x, centre_y, centre_x, centre_y)
+            network_x, network_y, *_ = geometry.to_network(point_as_box)
             truth[min(int(network_y), height - 1), min(int(network_x), width - 1)] = True
     return truth, region_count, lost_count
 

@@ -47,14 +47,14 @@ def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
     to it. The variance of the AUROC is var(values of defective) / their number + var(values of good) / their
     number: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
     """
-    bad = np.sort(scores[anomalous])
+    defective = np.sort(scores[anomalous])
     good = np.sort(scores[~anomalous])
-    if min(bad.size, good.size) < 2:
+    if min(defective.size, good.size) < 2:
         return math.nan, math.nan
-    bad_placements = _share_below(good, bad)
-    good_placements = 1 - _share_below(bad, good)
-    variance = bad_placements.var(ddof=1) / bad.size + good_placements.var(ddof=1) / good.size
-    return float(bad_placements.mean()), float(variance)
+    defective_placements = _share_below(good, defective)
+    good_placements = 1 - _share_below(defective, good)  # ranked correctly: the defective ones above
+    variance = defective_placements.var(ddof=1) / defective.size + good_placements.var(ddof=1) / good.size
+    return float(defective_placements.mean()), float(variance)
 
 
 def _share_below(reference: Array, values: Array) -> Floats:
@@ -139,11 +139,11 @@ def image_intervals(
     of_auroc: dict[str, Interval | None] = {"image_auroc": auroc_interval(anomalous, scores)}
     if min(anomalous.sum(), (~anomalous).sum()) < 2:
         return of_auroc
-    counts = bootstrap_counts(anomalous, resamples, seed)
+    times = bootstrap_counts(anomalous, resamples, seed)
     intervals = {}
-    for name, values in bootstrap_images(anomalous, scores, decisions, counts).items():
+    for name, values in bootstrap_images(anomalous, scores, decisions, times).items():
         intervals[name] = percentile_interval(values, resamples)
-    return intervals | of_auroc
+    return intervals | of_auroc  # in place of the bootstrap's interval of the AUROC
 
 
 def bootstrap_images(

@@ -64,14 +64,14 @@ def advise_blind(manifest: Manifest) -> list[Advice]:
 def _remedies(manifest: Manifest) -> list[str]:
     """Return what may help a model to see defects; it depends on the model's settings and pictures."""
     choice = Choice.from_facts(manifest.facts)
-    learnt_units = {row.unit for row in manifest.pictures if row.role == TRAIN}
+    units = {row.unit for row in manifest.pictures if row.role == TRAIN}
     accurate_settings = registry.method(manifest.method).presets.get("accurate", {})
-    is_less_accurate = any(manifest.config.get(name) != value for name, value in accurate_settings.items())
+    has_unused_preset = any(manifest.config.get(name) != value for name, value in accurate_settings.items())
     return remedies(
-        learnt=len(learnt_units),
+        learnt=len(units),
         pictures=known_sizes(manifest.facts),
         network=_full_picture_size(manifest.preprocess),
-        accurate=is_less_accurate,
+        accurate=has_unused_preset,
         tried=choice is not None and choice.has_tried,
     )
 

@@ -117,9 +117,9 @@ def robustness(
         else:
             # with an empty map, because maps of all pictures in all lights would fill the memory
             predictions.append(replace(result, map=result.map[:0].copy()))
-    count = len(lights)
+    light_count = len(lights)
     # a row for each picture, with its predictions in all lights
-    rows = [predictions[k * count : (k + 1) * count] for k in range(len(items))]
+    rows = [predictions[k * light_count : (k + 1) * light_count] for k in range(len(items))]
     results = []
     for column, light in enumerate(lights):
         pictures = _judged_in_every_light(items, rows, column)

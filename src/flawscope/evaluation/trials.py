@@ -325,7 +325,14 @@ def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, tr
             raise InputError(
                 f"{place}: part {part} was not judged ({reason}): inspect it again, or leave it out"
             )
-        yield Trial(part, appraiser, trial, _parse_word(decision, place), place, score)
+        yield Trial(
+            part=part,
+            appraiser=appraiser,
+            trial=trial,
+            defective=_parse_word(decision, place),
+            place=place,
+            score=score,
+        )
 
 
 # ------------------------------------------------------------------------------------------------ reference
@@ -402,7 +409,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
         yield from _parse_rows(path, read_text(path), columns)
     except FileNotFoundError:
         raise InputError(f"there is no {path}: name a table, .csv, or a folder") from None
-    except InputError:
+    except InputError:  # a ValueError that needs no other message
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}; save it as CSV in UTF-8") from None
@@ -418,7 +425,7 @@ def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
     if missing:
         raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
     for cells in table:
-        pairs = zip(names, cells, strict=False)
+        pairs = zip(names, cells, strict=False)  # without cells beyond the header
         row = {name: from_csv_cell(cell).strip() for name, cell in pairs if name.strip()}
         if not any(row.values()):
             continue

@@ -67,7 +67,10 @@ def export_router(
     """
     artefact = model if isinstance(model, ModelMapping) else model_files.read_fitted(model)
     path = files.check_writable(out, ARCHIVE_SUFFIX)
-    precisions = {name: precision if only in (None, name) else "fp32" for name in artefact.products}
+    precisions = {}
+    for name in artefact.products:
+        is_meant = only is None or name == only
+        precisions[name] = precision if is_meant else "fp32"
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
     certificates = {}
@@ -78,8 +81,8 @@ def export_router(
     if artefact.recognition is not None:
         recognition = _export_recognition(artefact.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        for k, (name, product) in enumerate(artefact.products.items()):
-            exported_path = Path(folder) / f"{k}{EXPORTED_SUFFIX}"
+        for number, (name, product) in enumerate(artefact.products.items()):
+            exported_path = Path(folder) / f"{number}{EXPORTED_SUFFIX}"
             product_pictures = pictures.get(name, ())
             try:
                 check_exportable(product, precisions[name], product_pictures)

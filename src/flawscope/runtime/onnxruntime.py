@@ -47,7 +47,15 @@ class OnnxRuntime(Engine):
             return _compute_outputs(_open_session(network, "cpu", 1), results, outputs)
 
         lanes = threads or default_thread_count()
-        return Graph(inputs, results, on_cpu, run, lanes, open_alone, open_residuals)
+        return Graph(
+            inputs,
+            results,
+            on_cpu,
+            run,
+            lanes=lanes,
+            open_alone=open_alone,
+            open_residuals=open_residuals,
+        )
 
 
 def _compute_outputs(session: onnxruntime.InferenceSession, names: list[str], outputs: list[str]) -> Compute:

@@ -71,9 +71,9 @@ def shared_core() -> openvino.Core:
     """Return OpenVINO's `Core`: a single object for the life of the process.
 
     There must not be a second one. Each `Core` loads a CPU plugin that replaces this thread's stack for
-    signal handlers, and restores the former stack when it is unloaded. If the first of two plugins is
-    unloaded first, the second later restores the first one's stack, which is freed by then. The next signal,
-    such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
+    signal handlers, and restores the former stack when it is unloaded. Of two plugins, the second restores
+    the stack of the first, even if this stack was freed before because the first was unloaded earlier. The
+    next signal, such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
 
     The core has run once before it is returned. If several threads ran it for the first time at once, they
     could deadlock: one thread holds Python's lock while it waits for the binding's first import of numpy, and
@@ -89,7 +89,7 @@ def shared_core() -> openvino.Core:
             created = import_openvino().Core()
             try:
                 _run_once(created)
-            except Exception as error:  # RuntimeError, or whatever its binding makes of one
+            except Exception as error:  # RuntimeError, or what the binding turns it into
                 raise FlawscopeError(f"OpenVINO cannot run here: {one_line_message(error)}") from None
             _core = created
         return _core
@@ -98,7 +98,8 @@ def shared_core() -> openvino.Core:
 def _run_once(core: openvino.Core) -> None:
     """Run a small network with inputs and outputs of both types that models have, f32 and i64."""
     ov = import_openvino()
-    parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
+    types = (ov.Type.f32, ov.Type.i64)
+    parameters = [ov.opset13.parameter([1], element_type) for element_type in types]
     model = ov.Model([ov.opset13.result(parameter) for parameter in parameters], parameters)
     request = core.compile_model(model, "CPU").create_infer_request()
     results = request.infer([np.zeros(1, np.float32), np.zeros(1, np.int64)])
@@ -206,7 +207,7 @@ def _run_parts(
         part_inputs = {name: values[name] for name in input_names if name in STEP_INPUTS}
         # each call makes its own request, as several threads may call at once
         results = part.create_infer_request().infer(part_inputs)
-        for output, value in results.items():
+        for output, value in results.items():  # an output can have several names
             values |= dict.fromkeys(output.names, value)
     return [np.array(values[name], np.float32) for name in names]
 

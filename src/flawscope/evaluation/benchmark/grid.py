@@ -395,13 +395,13 @@ def _cell_settings(
     if named_method not in (None, method):
         source = f"config {file}" if file else "--set"
         raise InputError(f"{source} is not for {method}: mend its `method`, or give the right file")
-    if seen != 0 and not _learns_from_defects(method):
+    if seen != 0 and not _learns_from_defects(method):  # 0: no defects
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
     config: Any = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         config = replace(config, steps=None)  # as many steps as the minutes allow
     seen_defects = int(seen) if str(seen).isdecimal() else str(seen)
-    return CellSettings(config, seen_defects)
+    return CellSettings(config, seen=seen_defects)
 
 
 def _applicable_options(method: str, options: Facts) -> Json:
@@ -531,11 +531,11 @@ def _folder_digest(path: Path, digests: dict[str, str]) -> str:
     If there are more than `MAX_HASHED_FILES`, it is the digest of their names and sizes only.
     """
     files = list(walk_files(path))
-    hashes_content = len(files) <= MAX_HASHED_FILES
+    is_small = len(files) <= MAX_HASHED_FILES
     entries: list[tuple[str, int | str]] = []
     for file in files:
         name = file.relative_to(path).as_posix()
-        if hashes_content:
+        if is_small:
             entries.append((name, _file_digest(file, digests)))
         else:
             size = file.stat().st_size if file.exists() else -1  # -1 for a broken link
@@ -544,7 +544,7 @@ def _folder_digest(path: Path, digests: dict[str, str]) -> str:
 
 
 def _seen_identity(value: int | str, dataset: Dataset, seed: int, digests: dict[str, str]) -> int | str:
-    """Return the seen defects as an identity has them: a number as it is, a list or folder with its digest.
+    """Return what an identity says of seen defects: their number, or name and digest of a list or folder.
 
     Args:
         value: Number of seen defects, or path of a list or folder of them.

@@ -174,7 +174,7 @@ def _cell_remarks(cell: Cell, document: Json, metric: str) -> list[str]:
     """Return the remarks on a metric of a cell that is done."""
     lines = []
     evaluation = document["evaluation"]
-    if not metric.startswith("image"):
+    if not metric.startswith("image"):  # remarks are on pixel metrics
         remarks = evaluation.get("remarks", ())  # documents of earlier versions have none
         lines += [f"{cell.label}: {line}" for line in remarks]
     skipped = document["skipped"]

@@ -90,7 +90,7 @@ def category_groups(rows: Sequence[str]) -> list[Group]:
     for name, categories in DATA_SETS.items():
         if categories != MVTEC and row_set.issuperset(categories):
             groups.append(Group(name, categories))
-    averaged = set(MVTEC)
+    averaged = set(MVTEC)  # rows of MVTec AD are in one of the groups above
     for group in groups:
         averaged.update(group.categories)
     others = tuple(row for row in rows if row not in averaged)

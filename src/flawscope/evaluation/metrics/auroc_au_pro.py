@@ -267,10 +267,10 @@ def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) ->
     for piece in pieces:
         values_left = piece.ravel()
         while values_left.size:
-            fitting = values_left[: batch.size - filled]
-            batch[filled : filled + fitting.size] = fitting
-            filled += fitting.size
-            values_left = values_left[fitting.size :]
+            next_values = values_left[: batch.size - filled]  # as many as there is room for
+            batch[filled : filled + next_values.size] = next_values
+            filled += next_values.size
+            values_left = values_left[next_values.size :]
             if filled == batch.size:
                 yield batch
                 filled = 0
@@ -328,7 +328,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         precision_sums.append(float((multiplicity * (hits / flagged)).sum()))
         # F1 = 2 TP / (flagged + positives) is best at an anomalous score, too
         f1 = 2 * hits / (flagged + positives)
-        # of thresholds with the same F1, the highest
+        # of thresholds with the same F1, the highest: `argmax` finds the first, and so searches from the end
         last_best = f1.size - 1 - int(np.argmax(f1[::-1]))
         if f1[last_best] >= best_f1:  # the thresholds of later chunks are at least as high
             best_f1 = float(f1[last_best])
