@@ -345,7 +345,7 @@ def _false_alarm_statistics(
         predictor: The model.
         train: Training pictures.
     """
-    is_alarm = [picture.is_anomalous for picture in decided if not picture.anomalous]
+    is_alarm = [picture.is_anomalous for picture in decided if not picture.anomalous]  # of the good ones
     alarm_count = sum(is_alarm)
     good_count = len(is_alarm)
     low, high = metrics.confidence_interval_rate(alarm_count, good_count)

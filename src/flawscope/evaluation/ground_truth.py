@@ -29,8 +29,8 @@ def shrink_mask(
 ) -> tuple[NDArray[np.bool_], int, int]:
     """Resize a mask to the network's size by nearest neighbour, as the papers do.
 
-    If all regions would vanish, one pixel of each region is set: otherwise a defective picture would count as
-    a good one.
+    If all regions would vanish, one pixel of each region is set, so that a defective picture does not count
+    as a good one.
 
     Args:
         marked: Mask [Hp, Wp] bool at the picture's size.
@@ -156,8 +156,9 @@ def _saturated_region(
         InputError: The mask cannot be read, or has another size than the picture.
     """
     values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
-    visible = (values > 0) & geometry.warp_mask(np.ones(geometry.size, np.bool_))
-    region, _, _ = shrink_mask(values > 0, visible, geometry)
+    marked = values > 0
+    visible = marked & geometry.warp_mask(np.ones(geometry.size, np.bool_))
+    region, _, _ = shrink_mask(marked, visible, geometry)
     if not region.any():
         return None
     config = configs[int(values.max())]

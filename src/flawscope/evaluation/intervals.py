@@ -340,7 +340,8 @@ def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
         if truth is None:
             continue
         is_anomalous, is_normal = _split_by_truth(truth, valid)
-        step = max(1, len(pictures) * truth.size // MAX_SAMPLED_PIXELS)  # all maps have this size
+        pixel_count = len(pictures) * truth.size  # all maps have this size
+        step = max(1, pixel_count // MAX_SAMPLED_PIXELS)
         normal_values = prediction.map[is_normal]
         normal_samples.append(normal_values[::step].copy())  # a slice would keep the full array in memory
         anomalous_values.append(prediction.map[is_anomalous])

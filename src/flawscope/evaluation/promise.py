@@ -178,4 +178,4 @@ def _of_same_sources(train: Sequence[Item], test: Sequence[Item]) -> list[int]:
     sources = same_sources([item.path.name for item in (*train, *test)])
     train_sources = set(sources[: len(train)]) - {None}
     test_sources = sources[len(train) :]
-    return [k for k, source in enumerate(test_sources) if source in train_sources]
+    return [index for index, source in enumerate(test_sources) if source in train_sources]

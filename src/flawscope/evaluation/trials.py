@@ -342,7 +342,7 @@ def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str
     """Add the parts in rows of a table to `truth`.
 
     Args:
-        truth: Whether each part is defective, by its name; it is extended.
+        truth: Whether each part is defective, by its name; the parts are added to it.
         rows: Place of each row, for errors, and its values by column.
 
     Raises:

@@ -147,7 +147,7 @@ def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Pict
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")
     if artefact.manifest.calibration.precision != "fp32":
         raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
-    if precision == "bf16":  # OpenVINO alone computes it
+    if precision == "bf16":  # only OpenVINO computes it
         require_installed("export", "onnx", "onnxscript", "openvino", extras="export,openvino")
     else:
         require_installed("export", "onnx", "onnxscript", extras="export")

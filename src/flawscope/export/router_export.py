@@ -62,8 +62,8 @@ def export_router(
 
     Raises:
         InputError: A product cannot be exported; its name precedes the message of `export`.
-        FlawscopeError: An export failed, or an engine recognises products otherwise than the model. No file
-            is written then.
+        FlawscopeError: An export failed, or an engine recognises another product than the model. No file is
+            written then.
     """
     artefact = model if isinstance(model, ModelMapping) else model_files.read_fitted(model)
     path = files.check_writable(out, ARCHIVE_SUFFIX)
@@ -107,7 +107,7 @@ def _export_recognition(recognition: DescriptorModel, threads: int | None) -> De
     """Return the network that recognises products as an ONNX graph, after a check of all installed engines.
 
     Raises:
-        FlawscopeError: An engine recognises products otherwise than torch.
+        FlawscopeError: An engine recognises another product than torch, or its descriptors differ.
     """
     network = DescriptorNetwork.open(recognition, "cpu")
     onnx_graph.prepare_trace(network)

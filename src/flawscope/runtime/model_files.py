@@ -199,9 +199,9 @@ class _ArchiveWriter:
             for name, data in {CONTENTS: text, **self._recognition}.items():
                 with _open_member(archive, name) as out:
                     out.write(data)
-            for name, (network, model) in self._models.items():
+            for name, (network, artefact) in self._models.items():
                 with _open_member(archive, name) as out:
-                    network.write_to(out, model)
+                    network.write_to(out, artefact)
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

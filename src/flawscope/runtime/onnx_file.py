@@ -194,8 +194,8 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
 # ---------------------------------------------------------------------------------------------- the entries
 
 
-def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
-    """Return the metadata of the file, in ASCII; `network` is the SHA-256 (hex) of the network."""
+def _build_entries(artefact: Artefact, network_digest: str) -> dict[str, str]:
+    """Return the metadata of the file, in ASCII; `network_digest` is the SHA-256 (hex) of the network."""
     stored = artefact.stored_tensors()
     tensor_texts = {}
     for entry, (name, dtype) in KEPT_TENSORS.items():
@@ -211,7 +211,7 @@ def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
         manifest = replace(manifest, samples=())
         tensor_texts.pop(f"{METADATA_KEY}.sample_maps", None)
     manifest_text = json.dumps(manifest.to_dict(), allow_nan=False)
-    entries = {METADATA_KEY: manifest_text, **tensor_texts, SHA256: network}
+    entries = {METADATA_KEY: manifest_text, **tensor_texts, SHA256: network_digest}
     return entries | {METADATA_SHA256: metadata_hash(entries)}
 
 

@@ -187,9 +187,9 @@ def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, open
     residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not residuals:
         return None, model
-    rest = [result for result in model.get_results() if result not in residuals]
+    others = [result for result in model.get_results() if result not in residuals]
     inputs = model.get_parameters()
-    return ov.Model(residuals, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
+    return ov.Model(residuals, inputs, "residuals").clone(), ov.Model(others, inputs, "scores").clone()
 
 
 def _shape(tensor: openvino.Output) -> list[int | None]:

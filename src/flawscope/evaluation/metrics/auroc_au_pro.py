@@ -5,8 +5,8 @@ threshold just above a raises `negatives - up_to(a)`. These two integers give AU
 exactly, ties included, without ever forming a curve: normal scores between two neighbouring anomalous ones
 only draw a straight horizontal line. So normal scores come in batches of any size, are counted and forgotten.
 
-Sums run over integers, or through `math.fsum`: the results depend on the order of the scores alone, neither
-on the order of the pictures nor on any strictly increasing transform, to the last bit.
+Sums run over integers, or through `math.fsum`: the results depend only on the order of the scores. Neither
+the order of the pictures nor a strictly increasing transform of the scores changes the last bit.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _check_map(array: ArrayLike, name: str) -> Array:
     values = np.asarray(array)
     if values.ndim != 2:
         raise InputError(f"{name} has shape {values.shape}, expected [H, W]")
-    if values.dtype.kind not in "fiub":
+    if values.dtype.kind not in "fiub":  # float, signed and unsigned integer, bool
         raise InputError(f"{name} has dtype {values.dtype}, expected real numbers")
     return values
 
