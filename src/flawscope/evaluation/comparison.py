@@ -328,7 +328,7 @@ def _evaluate_same_pictures(
 
 
 def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
-    """Return pairs of the decisions of both models on the same picture, or on the same part.
+    """Pair both models' decisions on the same picture, or on the same part.
 
     Raises:
         InputError: The models decide on different parts.

@@ -193,7 +193,7 @@ def recalibrate(
     adapts_to_light = manifest.preprocess.normalization is not None
     table = _read_pictures(pictures, step)
     rows_to_judge = _rows_to_judge(table, manifest)
-    learnt = {*learnt_units(manifest.pictures).values()}
+    learnt = {*learnt_units(manifest.pictures).values()}  # numbers of the units that the model learnt from
     tensors = {
         name: torch.from_numpy(tensor) for name, tensor in artefact.tensors.items() if name != "samples"
     }
@@ -270,13 +270,13 @@ def _certify_engines(
     trained_scores, trained_maxima, _ = trained_values
     decisions = calibration.is_anomalous(reduced_scores)
     is_changed = decisions != old_calibration.is_anomalous(trained_scores)
-    scores, maps = run_one_by_one(reduced.sessions[0], probe_images)
+    first_scores, first_maps = run_one_by_one(reduced.sessions[0], probe_images)
     defective = with_defects(probe_images)
-    expected, _ = run_one_by_one(reduced.trained, defective)
-    expected_scores = expected.astype(np.float64)
+    trained_defect_scores, _ = run_one_by_one(reduced.trained, defective)
+    expected_scores = trained_defect_scores.astype(np.float64)
     certificates = []
     for session in reduced.sessions:
-        consistency = certify_session(session, probe_images, scores, maps, calibration)
+        consistency = certify_session(session, probe_images, first_scores, first_maps, calibration)
         certificate = certify_reduced(
             consistency,
             old_calibration,

@@ -134,7 +134,8 @@ def _cell_line(cell: Cell, results: Results) -> str:
     title = f"[{ended_count}/{len(results.grid.cells)}] {cell.label}"
     document = results.document(cell)
     if document is None:
-        return f"{title}: failed: {' '.join(results.failed[cell.name].split())}"
+        reason_in_one_line = " ".join(results.failed[cell.name].split())
+        return f"{title}: failed: {reason_in_one_line}"
     parts = []
     for name in ("image_auroc", "pixel_auroc"):
         value = document["evaluation"]["metrics"][name]
@@ -150,7 +151,7 @@ def _cell_line(cell: Cell, results: Results) -> str:
 def _time_left(unfinished: Sequence[Cell], results: Results, timed: Sequence[Cell], jobs: int) -> str:
     """Return a text with the time that the unfinished cells may take.
 
-    Empty where all are finished, or a method of theirs has not been timed yet.
+    Empty if every cell has ended, or if an unfinished cell's method has not been timed in this run.
 
     Args:
         unfinished: Cells that have not ended.

@@ -341,7 +341,7 @@ def published_average(source: Source, metric: str, group: Group) -> tuple[Figure
     """Return the average of a source over a group, and the number of categories that it covers.
 
     The average that the source prints for a complete data set is returned as printed. Other averages are
-    computed from the source's cells. None where the source has no cell of the group.
+    computed from the source's cells, and have no mark. None where the source has no cell of the group.
     """
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)
