@@ -243,8 +243,8 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
     for trial in trials:
         names_by_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
     sorted_names = {}
-    for appraiser, names in names_by_appraiser.items():
-        sorted_names[appraiser] = sorted(names, key=natural_key)
+    for appraiser, name_set in names_by_appraiser.items():
+        sorted_names[appraiser] = sorted(name_set, key=natural_key)
     trial_counts = {len(names) for names in sorted_names.values()}
     if len(trial_counts) > 1:
         counts = []
