@@ -48,15 +48,15 @@ class Share:
         number = int(np.sum(flags))
         size = np.size(flags)
         low, high = confidence_interval_rate(number, size, CONFIDENCE)
-        return cls(number, size, rate=number / size, low=low, high=high)
+        return cls(number, of=size, rate=number / size, low=low, high=high)
 
     @classmethod
     def of_decisions(cls, flags: Flags) -> Share:
         """Return the share of decisions for which the flag is set.
 
-        The interval's lower end is that of the share of parts for which the flag is set in every trial. Its
-        upper end is that of the share of parts for which the flag is set in at least one trial. With one
-        trial it is the exact interval (Clopper and Pearson).
+        The interval begins at the lower bound for parts with the flag in every trial. It ends at the upper
+        bound for parts with the flag in at least one trial. With one trial it is the exact interval (Clopper
+        and Pearson).
 
         Args:
             flags: [N, R], decisions on N parts in R trials.
@@ -64,7 +64,8 @@ class Share:
         always = cls.of_parts(flags.all(axis=1))
         at_least_once = cls.of_parts(flags.any(axis=1))
         rate = float(flags.mean())
-        return cls(int(flags.sum()), flags.size, rate, low=always.low, high=at_least_once.high)
+        number = int(flags.sum())
+        return cls(number, of=flags.size, rate=rate, low=always.low, high=at_least_once.high)
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,15 @@ def measure_agreement(study: Study) -> Agreement:
     decisions = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
     first_decisions = decisions[:, 0]
     is_unanimous = (decisions == first_decisions[:, None]).all(axis=1)
-    between = []
+    kappas_between = []
     for first, second in itertools.combinations(study.decisions, 2):
         counts = cross_tabulate(study.decisions[first], study.decisions[second])
-        between.append((first, second, cohens_kappa(counts)))
+        kappas_between.append((first, second, cohens_kappa(counts)))
     return Agreement(
         appraisers=tuple(_appraise(name, study) for name in study.decisions),
         agreeing=Share.of_parts(is_unanimous),
         agreeing_rightly=Share.of_parts(is_unanimous & (first_decisions == study.defective)),
-        between=tuple(between),
+        between=tuple(kappas_between),
         fleiss=fleiss_kappa(_count_raters(decisions)),
     )
 
@@ -177,6 +178,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
         "false_alarm_rate": Share.of_decisions(decisions[~truth]),
     }
     grades = {rate: grade(rate, share.rate) for rate, share in rates.items()}
+    from_best_to_worst = [ACCEPTABLE, MARGINAL, UNACCEPTABLE]
     # Fleiss' kappa against the truth: in each trial the appraiser and the truth are two raters
     ratings_of_trials = [_count_raters(np.stack([trial, truth], axis=1)) for trial in decisions.T]
     return Appraisal(
@@ -193,25 +195,24 @@ def _appraise(name: str, study: Study) -> Appraisal:
             "fleiss_repeats": fleiss_kappa(_count_raters(decisions)),
         },
         grades=grades,
-        # the worst grade, which comes last in the list
-        grade=max(grades.values(), key=[ACCEPTABLE, MARGINAL, UNACCEPTABLE].index),
+        grade=max(grades.values(), key=from_best_to_worst.index),
     )
 
 
 def _average_over_pairs(decisions: Flags) -> float | None:
     """Return the average of Cohen's kappa over all pairs of trials of decisions [N, R].
 
-    None with one trial, or where the kappa of a pair is None. The formula is that of `cohens_kappa`; the
-    pairs of a trial with all earlier ones are computed at once.
+    None with one trial, or where the kappa of a pair is None. The formula is that of `cohens_kappa`, computed
+    for each trial with all trials before it at once.
     """
     values = decisions.astype(np.float64)
-    total = len(decisions)
+    total = len(decisions)  # number of parts
     kappas = list[float]()
-    sums = values.sum(axis=0)  # parts called defective in each trial
+    sums = values.sum(axis=0)  # number of parts called defective in each trial
     for k in range(1, len(sums)):
         earlier_sums = sums[:k]
         both_defective = values[:, k] @ values[:, :k]
-        # parts that both trials call defective, or both call good
+        # number of parts that both trials call defective, or both call good
         agreed = total - sums[k] - earlier_sums + 2 * both_defective
         # number of agreements expected by chance, multiplied by total
         chance = (total - sums[k]) * (total - earlier_sums) + sums[k] * earlier_sums
@@ -272,15 +273,16 @@ def fleiss_kappa(counts: Array) -> float | None:
     Args:
         counts: [N, K], how many raters put each of N subjects into each of K categories.
     """
-    subjects = len(counts)
-    raters = int(counts[0].sum())
-    ratings = subjects * raters
-    shares = counts.sum(axis=0) / ratings
-    if raters < 2 or np.count_nonzero(shares) < 2:
+    rater_count = int(counts[0].sum())
+    rating_count = len(counts) * rater_count
+    shares = counts.sum(axis=0) / rating_count
+    if rater_count < 2 or np.count_nonzero(shares) < 2:
         return None
     expected = float((shares**2).sum())
-    # share of the pairs of raters that agree, over all subjects
-    observed = (int((counts**2).sum()) - ratings) / (ratings * (raters - 1))
+    # ordered pairs of two raters of a subject: n raters in one category make n² - n pairs that agree
+    agreeing_pairs = int((counts**2).sum()) - rating_count
+    all_pairs = rating_count * (rater_count - 1)
+    observed = agreeing_pairs / all_pairs
     return (observed - expected) / (1 - expected)
 
 

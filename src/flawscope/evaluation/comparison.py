@@ -81,8 +81,9 @@ class Difference:
         low, high = self.interval
         if low <= 0 <= high:
             return ""
-        is_b_higher = low > 0
-        is_b_better = not is_b_higher if self.name in LOWER_IS_BETTER else is_b_higher
+        is_b_better = low > 0
+        if self.name in LOWER_IS_BETTER:
+            is_b_better = not is_b_better
         return "b" if is_b_better else "a"
 
     def to_dict(self) -> Json:
@@ -276,8 +277,8 @@ def compare(
         def report_step(stage: str, done: int, total: int) -> None:
             step(f"{stage} of {'AB'[which]}", done, total)
 
-        other_hashes = hashes_of[1 - which]
         model = (a, b)[which]
+        other_hashes = hashes_of[1 - which]  # of the pictures that the other model learnt from
         return evaluate(model, replace(tested, test=items), leave_out=other_hashes, step=report_step)
 
     learnt_from = len(tested.train) if dataset.drawn_split else 0
@@ -288,7 +289,14 @@ def compare(
     pairs = _pairs(first, second)
     noun = "part" if first.parts or second.parts else "picture"
     differences = tuple(_differences((first, second), pairs, resamples, seed))
-    return Comparison(names, (a, b), (first, second), differences, pairs, noun)
+    return Comparison(
+        names,
+        predictors=(a, b),
+        evaluations=(first, second),
+        differences=differences,
+        pairs=pairs,
+        noun=noun,
+    )
 
 
 def _evaluate_same_pictures(
@@ -311,6 +319,7 @@ def _evaluate_same_pictures(
     item_of = {item.path: item for item in items}
     second = evaluate_model(1, tuple(item_of[picture.item.path] for picture in first.pictures))
     if second.images < first.images:
+        # only the evaluation before this one has left out pictures: its count is kept
         common_items = tuple(item_of[picture.item.path] for picture in second.pictures)
         first = replace(evaluate_model(0, common_items), left_out=first.left_out)
     if second.images != first.images:
@@ -319,12 +328,13 @@ def _evaluate_same_pictures(
 
 
 def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
-    """Return the decisions of both models on the same pictures, or parts.
+    """Pair both models' decisions on the same picture, or on the same part.
 
     Raises:
         InputError: The models decide on different parts.
     """
     first_decided, second_decided = first.decided, second.decided
+    # where only one model decides on parts, both are compared on its parts
     if first.parts and not second.parts:
         second_decided = _decided_by_pictures(second, first.judged_parts)
     elif second.parts and not first.parts:
@@ -343,7 +353,7 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
 
 
 def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) -> list[Decided]:
-    """Return decisions on parts by a model that decides on pictures: those on each part's worst picture.
+    """Return decisions on parts by a model that decides on pictures, each from the part's worst picture.
 
     Args:
         evaluation: Evaluation of a model that decides on pictures.
@@ -356,9 +366,9 @@ def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) ->
         worst = max(predictions, key=lambda prediction: prediction.severity)
         decisions.append(
             Decided(
-                part.prediction.part,
-                part.kind,
-                part.anomalous,
+                name=part.prediction.part,
+                kind=part.kind,
+                anomalous=part.anomalous,
                 score=worst.severity,  # scores of different views are not comparable, severities are
                 severity=worst.severity,
                 p_value=worst.p_value,
@@ -385,7 +395,7 @@ def _values(
 ) -> dict[str, float | None]:
     """Return the rates of decisions, and the metrics of an evaluation, by their names.
 
-    The image metrics are those of `decisions` and `scores`, which may be of parts.
+    The image metrics are computed from `decisions` and `scores`, which may be of parts.
 
     Args:
         evaluation: Evaluation of the model.
@@ -398,6 +408,7 @@ def _values(
     return {
         **rates,
         **evaluation.metrics,
+        # these replace the image metrics of `evaluation.metrics`
         "image_auroc": image.auroc,
         "image_ap": image.ap,
         "image_f1": image.f1,
@@ -417,7 +428,7 @@ def _resampled_rates(
     """
     rates: dict[str, Floats] = {}
     for name, members in _groups(anomalous).items():
-        # each resample has as many members as the test set (`bootstrap_counts`)
+        # `bootstrap_counts` puts as many members into each resample as the test set has
         rates[name] = times[:, members] @ decisions[members] / members.sum()
     return rates
 
@@ -443,20 +454,20 @@ def _differences(
         picture_times = bootstrap_counts(is_defective, resamples, seed)
     has_two_of_each_class = min(anomalous.sum(), (~anomalous).sum()) >= 2
     decided_of = ([pair.a for pair in pairs], [pair.b for pair in pairs])
-    values: list[dict[str, float | None]] = []
-    resampled: list[dict[str, Floats]] = []
+    values_of_models: list[dict[str, float | None]] = []
+    resampled_of_models: list[dict[str, Floats]] = []
     for evaluation, decided in zip(evaluations, decided_of, strict=True):
         decisions = np.array([picture.is_anomalous for picture in decided])
         scores = np.array([picture.score for picture in decided])
-        values.append(_values(evaluation, anomalous, decisions, scores))
+        values_of_models.append(_values(evaluation, anomalous, decisions, scores))
         resampled_values = _resampled_rates(anomalous, decisions, times)
         if has_two_of_each_class:
             resampled_values |= bootstrap_images(anomalous, scores, decisions, times)
         resampled_values |= _bootstrap_pixels(evaluation, picture_times[: resamples // 2])
-        resampled.append(resampled_values)
+        resampled_of_models.append(resampled_values)
     differences = []
-    for name, a, b in _common_metrics(*values):
-        interval, note = _interval(name, *resampled)
+    for name, a, b in _common_metrics(*values_of_models):
+        interval, note = _interval(name, *resampled_of_models)
         differences.append(Difference(name, a, b, interval, note))
     return differences
 
@@ -493,14 +504,16 @@ def _interval(
     if interval is not None:
         return (interval.low, interval.high), f"paired {interval.method}"
     # `percentile_interval` returns None where a value is NaN, or where all values are equal
-    is_constant = not np.isnan(differences).any()
-    return None, f"no interval: {'the same in every draw' if is_constant else 'too few pictures'}"
+    if np.isnan(differences).any():
+        return None, "no interval: too few pictures"
+    return None, "no interval: the same in every draw"
 
 
 def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Return the pixel metrics of every resample by their names, [B] each.
 
-    Each model has its own map size and thresholds. Empty where fewer than two pictures have a region.
+    They are computed for each model by itself, as map sizes and thresholds differ. Empty where fewer than two
+    pictures have a region.
 
     Args:
         evaluation: Evaluation of the model, with N pictures.

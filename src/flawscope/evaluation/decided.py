@@ -106,10 +106,11 @@ def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[
 
 
 def _decided(name: str, kind: str, anomalous: bool, prediction: Prediction | PartPrediction) -> Decided:
+    """Return the decision in `prediction`, with the truth."""
     return Decided(
-        name,
-        kind,
-        anomalous,
+        name=name,
+        kind=kind,
+        anomalous=anomalous,
         score=prediction.score,
         severity=prediction.severity,
         p_value=prediction.p_value,

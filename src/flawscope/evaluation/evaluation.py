@@ -124,7 +124,8 @@ def evaluate(
     start = time.perf_counter()
     _check_dataset(dataset)
     learnt_hashes = set(leave_out)
-    learnt_hashes.update(picture.hash for picture in predictor.manifest.pictures)  # calibration learns, too
+    # of all pictures that the model was fitted or calibrated on
+    learnt_hashes.update(picture.hash for picture in predictor.manifest.pictures)
     tested = leave_out_learnt_parts(predictor, dataset, learnt_hashes, step)
     _check_tests(predictor, tested, changes_light=bool(robust))
     results = _predict_all(predictor, tested, learnt_hashes, take, step)
@@ -272,7 +273,7 @@ def _ground_truth(
         item: Picture with its masks.
         result: The model's prediction of it.
         predictor: The model.
-        counts: Counts of `DEFECT_PIXELS` and `MASK_COUNTS`, to which those of this picture are added.
+        counts: The counts named by `DEFECT_PIXELS` and `MASK_COUNTS`; this picture is added to them.
 
     Raises:
         InputError: A mask cannot be used.
@@ -305,7 +306,7 @@ def _ground_truth(
 def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanations: Json) -> dict[str, float]:
     """Return the image metrics of decisions on pictures or parts, by their names.
 
-    How their thresholds were chosen is added to `explanations`.
+    `explanations` gets a text on the choice of each threshold.
     """
     anomalous = np.array([picture.anomalous for picture in decided])
     image = metrics.image_metrics(anomalous, np.array([picture.score for picture in decided]))
@@ -344,7 +345,7 @@ def _false_alarm_statistics(
         predictor: The model.
         train: Training pictures.
     """
-    is_alarm = [picture.is_anomalous for picture in decided if not picture.anomalous]
+    is_alarm = [picture.is_anomalous for picture in decided if not picture.anomalous]  # of the good ones
     alarm_count = sum(is_alarm)
     good_count = len(is_alarm)
     low, high = metrics.confidence_interval_rate(alarm_count, good_count)
@@ -369,7 +370,7 @@ def _defect_statistics(decided: Sequence[Decided]) -> Json:
 
 
 def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart]) -> Json:
-    """Return the figures of the parts; empty where the model decides on pictures alone."""
+    """Return the figures of the parts; empty where the model decides on single pictures."""
     collector = predictor.parts()
     if collector is None:
         return {}

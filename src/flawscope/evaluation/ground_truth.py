@@ -29,8 +29,8 @@ def shrink_mask(
 ) -> tuple[NDArray[np.bool_], int, int]:
     """Resize a mask to the network's size by nearest neighbour, as the papers do.
 
-    If all regions would vanish, one pixel of each region is set: otherwise a defective picture would count as
-    a good one.
+    If all regions would vanish, one pixel of each region is set, so that a defective picture does not count
+    as a good one.
 
     Args:
         marked: Mask [Hp, Wp] bool at the picture's size.
@@ -45,18 +45,19 @@ def shrink_mask(
 
     truth = geometry.mask_to_network(marked)
     height, width = truth.shape
-    labelled, region_count = label(visible, structure=np.ones((3, 3)))
-    numbers_left = np.unique(geometry.inverse().warp_labels(labelled))
+    number_map, region_count = label(visible, structure=np.ones((3, 3)))
+    numbers_left = np.unique(geometry.inverse().warp_labels(number_map))
     # 0, the background, is no region
     lost_count = region_count - int(np.count_nonzero(numbers_left))
     if lost_count == region_count:
-        for number, (rows, columns) in enumerate(find_objects(labelled), start=1):
-            y, x = np.nonzero(labelled[rows, columns] == number)
+        for number, (rows, columns) in enumerate(find_objects(number_map), start=1):
+            y, x = np.nonzero(number_map[rows, columns] == number)
             # index of the region's pixel that is nearest to its centre of mass
             middle = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
             centre_y = y[middle] + rows.start + 0.5
             centre_x = x[middle] + columns.start + 0.5
-            network_x, network_y, *_ = geometry.to_network((centre_x, centre_y, centre_x, centre_y))
+            point_as_box = (centre_x, centre_y, centre_x, centre_y)
+            network_x, network_y, *_ = geometry.to_network(point_as_box)
             truth[min(int(network_y), height - 1), min(int(network_x), width - 1)] = True
     return truth, region_count, lost_count
 
@@ -155,8 +156,9 @@ def _saturated_region(
         InputError: The mask cannot be read, or has another size than the picture.
     """
     values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
-    visible = (values > 0) & geometry.warp_mask(np.ones(geometry.size, np.bool_))
-    region, _, _ = shrink_mask(values > 0, visible, geometry)
+    marked = values > 0
+    visible = marked & geometry.warp_mask(np.ones(geometry.size, np.bool_))
+    region, _, _ = shrink_mask(marked, visible, geometry)
     if not region.any():
         return None
     config = configs[int(values.max())]

@@ -47,14 +47,14 @@ def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
     to it. The variance of the AUROC is var(values of defective) / their number + var(values of good) / their
     number: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
     """
-    bad = np.sort(scores[anomalous])
+    defective = np.sort(scores[anomalous])
     good = np.sort(scores[~anomalous])
-    if min(bad.size, good.size) < 2:
+    if min(defective.size, good.size) < 2:
         return math.nan, math.nan
-    bad_placements = _share_below(good, bad)
-    good_placements = 1 - _share_below(bad, good)
-    variance = bad_placements.var(ddof=1) / bad.size + good_placements.var(ddof=1) / good.size
-    return float(bad_placements.mean()), float(variance)
+    defective_placements = _share_below(good, defective)
+    good_placements = 1 - _share_below(defective, good)  # ranked correctly: the defective ones above
+    variance = defective_placements.var(ddof=1) / defective.size + good_placements.var(ddof=1) / good.size
+    return float(defective_placements.mean()), float(variance)
 
 
 def _share_below(reference: Array, values: Array) -> Floats:
@@ -71,8 +71,8 @@ def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
     """Return the 95 % interval of the image AUROC; None where no interval can be found.
 
     It comes from DeLong's variance on the logit scale, which keeps the bounds inside 0..1 (Pepe, 2003). If
-    the AUROC is 0 or 1, this variance is zero and says nothing. Then the exact binomial interval is taken:
-    good and defective pictures form separate pairs, and each pair is an independent trial.
+    the AUROC is 0 or 1, this variance is zero and says nothing. Then the exact binomial interval is taken,
+    over pairs of a good and a defective picture, in which each picture occurs at most once.
     """
     area, variance = delong_auroc(anomalous, scores)
     if math.isnan(area):
@@ -114,7 +114,7 @@ def percentile_interval(values: Array, resamples: int) -> Interval | None:
 
     Args:
         values: Values of the metric in the resamples.
-        resamples: Number of resamples; None is returned where there are fewer values.
+        resamples: Number of values that are needed; None is returned where there are fewer.
     """
     if np.isnan(values).any() or values.size < resamples or np.ptp(values) == 0:
         return None
@@ -139,11 +139,11 @@ def image_intervals(
     of_auroc: dict[str, Interval | None] = {"image_auroc": auroc_interval(anomalous, scores)}
     if min(anomalous.sum(), (~anomalous).sum()) < 2:
         return of_auroc
-    counts = bootstrap_counts(anomalous, resamples, seed)
+    times = bootstrap_counts(anomalous, resamples, seed)
     intervals = {}
-    for name, values in bootstrap_images(anomalous, scores, decisions, counts).items():
+    for name, values in bootstrap_images(anomalous, scores, decisions, times).items():
         intervals[name] = percentile_interval(values, resamples)
-    return intervals | of_auroc
+    return intervals | of_auroc  # in place of the bootstrap's interval of the AUROC
 
 
 def bootstrap_images(
@@ -158,9 +158,9 @@ def bootstrap_images(
         times: [B, N], how often each resample has each picture (`bootstrap_counts`).
     """
     values = {name: np.empty(len(times)) for name in IMAGE_METRICS}
-    for k, picture_counts in enumerate(times):
+    for k, picture_times in enumerate(times):
         # index of each picture, as often as the resample has the picture
-        indices = np.repeat(np.arange(anomalous.size), picture_counts)
+        indices = np.repeat(np.arange(anomalous.size), picture_times)
         ranking = metrics.image_metrics(anomalous[indices], scores[indices])
         values["image_auroc"][k] = ranking.auroc
         values["image_ap"][k] = ranking.ap
@@ -278,7 +278,8 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         """Return the number of values, or the sum of their weights, at or above each threshold, [K]."""
         # number of thresholds that each value reaches
         reached = np.searchsorted(rising_thresholds, values, side="right")
-        counts = np.bincount(reached, weights, minlength=rising_thresholds.size + 1)[1:]  # without 0 reached
+        counts_by_reached = np.bincount(reached, weights, minlength=rising_thresholds.size + 1)
+        counts = counts_by_reached[1:]  # without the values that reach no threshold
         # a value that reaches n thresholds reaches the n lowest: summed from the highest threshold down
         return np.asarray(np.cumsum(counts[::-1]), dtype=np.float64)
 
@@ -299,8 +300,8 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         anomalous.append(count_at_or_above(anomalous_values))
         region_of_pixel = np.zeros(0, np.intp)
         if anomalous_values.size:
-            labelled, _ = label(truth, structure=np.ones((3, 3)))
-            region_of_pixel = labelled[is_anomalous]
+            number_map, _ = label(truth, structure=np.ones((3, 3)))
+            region_of_pixel = number_map[is_anomalous]
         areas = np.bincount(region_of_pixel)
         # each pixel counts as its share of its region
         overlap.append(count_at_or_above(anomalous_values, weights=1 / areas[region_of_pixel]))
@@ -329,9 +330,8 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
     """Choose thresholds among the pixels' values, in falling order; None without a pixel of either class.
 
-    They come from four sources: quantiles of the normal pixels' values that lie closer towards the highest,
-    evenly spaced quantiles of the same values, quantiles of the anomalous pixels' values, and the least
-    value.
+    They come from four sources: quantiles of the normal pixels' values, the denser the higher the values are;
+    evenly spaced quantiles of the same values; quantiles of the anomalous pixels' values; the least value.
     """
     normal_samples = []
     anomalous_values = []
@@ -340,15 +340,17 @@ def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
         if truth is None:
             continue
         is_anomalous, is_normal = _split_by_truth(truth, valid)
-        step = max(1, len(pictures) * truth.size // MAX_SAMPLED_PIXELS)  # all maps have this size
+        pixel_count = len(pictures) * truth.size  # all maps have this size
+        step = max(1, pixel_count // MAX_SAMPLED_PIXELS)
         normal_values = prediction.map[is_normal]
         normal_samples.append(normal_values[::step].copy())  # a slice would keep the full array in memory
         anomalous_values.append(prediction.map[is_anomalous])
         for values in (normal_values, anomalous_values[-1]):
             if values.size:
                 least = min(least, float(values.min()))
-    normal = np.concatenate([*normal_samples, np.empty(0)])
-    anomalous = np.concatenate([*anomalous_values, np.empty(0)])
+    no_values = np.empty(0)  # in case no picture has a ground truth
+    normal = np.concatenate([*normal_samples, no_values])
+    anomalous = np.concatenate([*anomalous_values, no_values])
     if not normal.size or not anomalous.size:
         return None
     falling_normal = np.sort(normal)[::-1]
@@ -368,9 +370,9 @@ def pixel_intervals(
     """
     if int((counts.regions > 0).sum()) < 2:
         return {}
-    picture_counts = bootstrap_counts(counts.defective, resamples, seed)
+    times = bootstrap_counts(counts.defective, resamples, seed)
     intervals = {}
-    for name, values in bootstrap_pixels(counts, picture_counts).items():
+    for name, values in bootstrap_pixels(counts, times).items():
         intervals[name] = percentile_interval(values, resamples)
     return intervals
 
@@ -382,7 +384,7 @@ def bootstrap_pixels(counts: PixelCounts, times: NDArray[np.int64]) -> dict[str,
         counts: Counts of the pictures.
         times: [B, N], how often each resample has each picture (`bootstrap_counts`).
     """
-    hits, marked, anomalous = (times @ counts.marked).T
+    hits, marked, anomalous = (times @ counts.marked).T  # sums over the pictures of a resample, [B] each
     with np.errstate(invalid="ignore"):
         calibrated_f1 = 2 * hits / (marked + anomalous)
     return counts.curves(times).metrics() | {"pixel_f1_calibrated": calibrated_f1}

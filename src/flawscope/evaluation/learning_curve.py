@@ -59,8 +59,8 @@ class Scored(NamedTuple):
         is_above = self.defective[:, None] > self.good
         is_equal = self.defective[:, None] == self.good
         wins = is_above + 0.5 * is_equal  # [M, N]
-        # pairs in which the defective picture scores higher, each as often as the resample has the pair
-        win_sums = ((defective_times @ wins) * good_times).sum(1)
+        wins_over_good = defective_times @ wins  # [R, N], over each good picture
+        win_sums = (wins_over_good * good_times).sum(1)  # each good picture as often as the resample has it
         return np.asarray(win_sums / (self.good.size * self.defective.size))
 
 
@@ -70,18 +70,18 @@ def _resample_counts(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
-    """Return the smallest number of pictures that is enough: no larger number is surely better.
+    """Return the smallest number of pictures that is enough: no model of more pictures is surely better.
 
     Surely better means that the 95 % interval of the gain lies above zero. None where only the largest number
-    is left: more pictures may be better still.
+    could be enough: still more pictures may be better.
 
     Args:
         scored: Scores of the same pictures, by the number of pictures learnt from.
         seed: Seed of the bootstrap.
     """
     numbers = sorted(scored)
-    for k, number in enumerate(numbers[:-1]):
-        larger_numbers = numbers[k + 1 :]
+    for index, number in enumerate(numbers[:-1]):
+        larger_numbers = numbers[index + 1 :]
         if not any(_is_surely_better(scored[larger], scored[number], seed) for larger in larger_numbers):
             return number
     return None
@@ -132,19 +132,19 @@ def learning_curve(
     """
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     paths = [item.path for item, _ in judged]
-    scores_by_number = {}
+    scores_by_count = {}  # number of units that a model learnt from -> its scores, NaN: not judged
     for smaller_model in fewer:
-        scores_by_number[_learnt_unit_count(smaller_model)] = _score(smaller_model, paths, advance)
-    scores_by_number[_learnt_unit_count(model)] = np.array([prediction.score for _, prediction in judged])
-    is_judged = ~np.isnan([*scores_by_number.values()]).any(axis=0)
+        scores_by_count[_learnt_unit_count(smaller_model)] = _score(smaller_model, paths, advance)
+    scores_by_count[_learnt_unit_count(model)] = np.array([prediction.score for _, prediction in judged])
+    is_judged = ~np.isnan([*scores_by_count.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
     good = is_judged & ~is_defective
     defective = is_judged & is_defective
-    if len(scores_by_number) < 2 or not good.any() or not defective.any():
+    if len(scores_by_count) < 2 or not good.any() or not defective.any():
         return None
     scored = {}
-    for number, scores in scores_by_number.items():
-        scored[number] = Scored(scores[good], scores[defective])
+    for unit_count, scores in scores_by_count.items():
+        scored[unit_count] = Scored(scores[good], scores[defective])
     return LearningCurve.of(scored)
 
 
@@ -166,11 +166,12 @@ def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None])
 def describe(curve: LearningCurve) -> str:
     """Return a line for a person: how many good pictures are enough, and the AUROC by their number."""
     largest = max(curve.figures)
-    summary = f"{curve.enough} good pictures of different parts do as well as {largest}"
     if curve.enough is None:
         summary = f"more good pictures of different parts may do better still than {largest}"
-    areas = ", ".join(f"{area:.3f} with {number}" for number, area in curve.figures.items())
-    return f"{summary}, by these test pictures: image AUROC {areas}"
+    else:
+        summary = f"{curve.enough} good pictures of different parts do as well as {largest}"
+    aurocs = ", ".join(f"{area:.3f} with {number}" for number, area in curve.figures.items())
+    return f"{summary}, by these test pictures: image AUROC {aurocs}"
 
 
 def _learnt_unit_count(model: Predictor) -> int:

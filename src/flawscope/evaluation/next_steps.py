@@ -45,6 +45,7 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
     has_looked_for_poses = any(trial.flags for trial in choice.trials)
     if not has_looked_for_poses:
         return advise_before(dataset)
+    # the search lists a trial that it had no time for as one that was not ended
     untried_flags = {trial.flags for trial in choice.trials if not trial.was_ended}
     untried_kinds = [kind for kind in LIES if f"--align {kind}" in untried_flags]
     return advice(lies=untried_kinds[0] if untried_kinds else None)
@@ -63,14 +64,14 @@ def advise_blind(manifest: Manifest) -> list[Advice]:
 def _remedies(manifest: Manifest) -> list[str]:
     """Return what may help a model to see defects; it depends on the model's settings and pictures."""
     choice = Choice.from_facts(manifest.facts)
-    learnt_units = {row.unit for row in manifest.pictures if row.role == TRAIN}
+    units = {row.unit for row in manifest.pictures if row.role == TRAIN}
     accurate_settings = registry.method(manifest.method).presets.get("accurate", {})
-    is_less_accurate = any(manifest.config.get(name) != value for name, value in accurate_settings.items())
+    has_unused_preset = any(manifest.config.get(name) != value for name, value in accurate_settings.items())
     return remedies(
-        learnt=len(learnt_units),
+        learnt=len(units),
         pictures=known_sizes(manifest.facts),
         network=_full_picture_size(manifest.preprocess),
-        accurate=is_less_accurate,
+        accurate=has_unused_preset,
         tried=choice is not None and choice.has_tried,
     )
 
@@ -92,13 +93,13 @@ def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Return the steps advised after an evaluation; empty where none would help.
 
-    They depend on the defects that were missed, and on the promise.
+    They depend on the missed defects, and on the good pictures that the target rate still lacks.
     """
     preprocess = manifest.preprocess
     missed = [picture for picture in result.pictures if picture.outcome == MISSED]
     measured = missed[:MAX_MEASURED]
     defective = [picture for picture in result.decided if picture.anomalous]
-    sole_picture, threshold_without = _sole_picture(manifest)
+    sole_picture, threshold_without_it = _sole_picture(manifest)
 
     def lies_elsewhere() -> bool:
         """Whether parts lie differently from picture to picture, and the model does not align them."""
@@ -114,7 +115,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         missed=sum(not picture.is_anomalous for picture in defective),
         lies_elsewhere=lies_elsewhere,
         sole=sole_picture,
-        hidden=sum(picture.prediction.score > threshold_without for picture in missed),
+        hidden=sum(picture.prediction.score > threshold_without_it for picture in missed),
         looser=_looser_rate(result, manifest),
         remedies=_remedies(manifest),
     )
@@ -130,8 +131,9 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
         if picture.truth is None or not picture.truth.any():
             continue
         size = picture.prediction.geometry.picture_size
-        # pixels of the picture per pixel of the mask, along one side; the mask has the map's size
-        scale = math.sqrt(math.prod(size) / picture.truth.size)
+        # the mask has the map's size: scale is the length in the picture of one pixel of the mask
+        area_ratio = math.prod(size) / picture.truth.size
+        scale = math.sqrt(area_ratio)
         _, pieces = connected_parts(picture.truth)
         greatest_length = largest_sizes(pieces)[0]
         lengths.append(scale * float(greatest_length))

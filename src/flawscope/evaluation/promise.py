@@ -120,11 +120,11 @@ def _reasons(
     """
     rows = named_rows([item.path.name for item in train], train_looks)
     unit_count = len({*units_of(rows).numbers})
-    copy_count = len(train) - unit_count
-    if copy_count and not predictor.calibration.has_shared_units:
+    duplicate_count = len(train) - unit_count  # all pictures of a unit but one
+    if duplicate_count and not predictor.calibration.has_shared_units:
         yield (
-            f"{copy_count} of {pluralize(len(train), 'training picture')} are near-duplicates of others, "
-            "which the model counted as parts of their own: fit anew, or name the parts with --group"
+            f"{duplicate_count} of {pluralize(len(train), 'training picture')} are near-duplicates of "
+            "others, which the model counted as parts of their own: fit anew, or name the parts with --group"
         )
     shifted_count = sum(is_far(prediction.shifts) for _, prediction in good)
     if shifted_count >= max(1, SHIFTED_SHARE * len(good)):
@@ -146,11 +146,11 @@ def _unit_numbers(predictor: Predictor, looks: Sequence[Look | None], paths: Seq
     """
     collector = predictor.parts()
     if collector is None:
-        part_of = group_reader(predictor.manifest.facts.get("group"))
+        read_part = group_reader(predictor.manifest.facts.get("group"))
     else:
-        part_of = collector.pattern.part_key
+        read_part = collector.pattern.part_key
     rows = named_rows(relative_names(list(paths)), looks)
-    return units_of(rows, part_of=part_of).numbers
+    return units_of(rows, part_of=read_part).numbers
 
 
 def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence[Look | None]) -> set[int]:
@@ -160,16 +160,16 @@ def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence
         train_looks: Thumbnail of each training picture; None: it cannot be read, and is left out.
         test_looks: Thumbnail of each test picture; None as above.
     """
-    bank = [look for look in train_looks if look is not None]
-    readable_numbers = [k for k, look in enumerate(test_looks) if look is not None]
+    train = [look for look in train_looks if look is not None]
+    readable_numbers = [number for number, look in enumerate(test_looks) if look is not None]
     readable_looks = [look for look in test_looks if look is not None]
-    pairs = near_duplicates(bank + readable_looks, np.arange(len(bank)))
+    pairs = near_duplicates(train + readable_looks, np.arange(len(train)))
     numbers = set()
     for smaller, larger, _ in pairs:
         # the training pictures come first in the list that was searched
-        is_train_and_test = smaller < len(bank) <= larger
+        is_train_and_test = smaller < len(train) and larger >= len(train)
         if is_train_and_test:
-            numbers.add(readable_numbers[larger - len(bank)])
+            numbers.add(readable_numbers[larger - len(train)])
     return numbers
 
 
@@ -178,4 +178,4 @@ def _of_same_sources(train: Sequence[Item], test: Sequence[Item]) -> list[int]:
     sources = same_sources([item.path.name for item in (*train, *test)])
     train_sources = set(sources[: len(train)]) - {None}
     test_sources = sources[len(train) :]
-    return [k for k, source in enumerate(test_sources) if source in train_sources]
+    return [index for index, source in enumerate(test_sources) if source in train_sources]

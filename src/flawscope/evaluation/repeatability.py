@@ -63,19 +63,19 @@ class Repeatability:
     def lines(self) -> list[str]:
         """Return the figures as lines for people; where there is a fault, a line with "!" has the advice."""
         count = len(self.severities)
-        text = [
+        lines = [
             f"{pluralize(count, 'picture')} of one part: severity {self.mean:+.2f} in the mean, "
             f"standard deviation {self.deviation:.2f}; {self.anomalous} of {count} called anomalous"
         ]
         if self.is_fault:
-            text.append(
+            lines.append(
                 f"! the threshold is {self.distance:.1f} standard deviations away: the decision on this part "
                 "is chance. Put parts in more alike, find them in the picture (--align), or learn from parts "
                 "that were put in again"
             )
         else:
-            text.append(f"  the threshold is {self.distance:.1f} standard deviations away")
-        return text
+            lines.append(f"  the threshold is {self.distance:.1f} standard deviations away")
+        return lines
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as values that JSON can hold."""

@@ -94,8 +94,12 @@ class PictureStore:
         self._map_places: list[tuple[int, tuple[int, ...]]] = []  # offset in bytes, and shape of each map
         self._packed_truths: list[bytes | None] = []  # compressed bits; None: no ground truth
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (open as long as the store exists)
-        # kept by geometry, which most pictures have in common
-        self._valid = lru_cache(maxsize=16)(lambda geometry: _none_if_all_true(valid(geometry)))
+
+        @lru_cache(maxsize=16)  # most pictures have the same geometry
+        def valid_of(geometry: Geometry) -> NDArray[np.bool_] | None:
+            return _none_if_all_true(valid(geometry))
+
+        self._valid = valid_of
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
         """Append a picture.
@@ -307,28 +311,30 @@ class Evaluation:
     @property
     def remarks(self) -> list[str]:
         """Lines for people: defects that the pixel metrics do not fully cover, and the learning curve."""
-        masks = self.masks
-        pixels = self.defect_pixels
+        mask_counts = self.masks
+        pixel_counts = self.defect_pixels
         lines = []
         if self.without_mask:
             lines.append(self._without_mask_remark())
-        if masks["lost"]:
+        if mask_counts["lost"]:
+            masks = pluralize(mask_counts["pictures"], "mask")
             lines.append(
-                f"{masks['lost']} of {pluralize(masks['pictures'], 'mask')} so small that no pixel is left "
+                f"{mask_counts['lost']} of {masks} so small that no pixel is left "
                 "at the map's size: the nearest one counts in the pixel metrics; evaluate --full-resolution "
                 "counts all"
             )
-        if masks["lost_regions"]:
+        if mask_counts["lost_regions"]:
+            regions = pluralize(mask_counts["regions"], "marked region")
             lines.append(
-                f"{masks['lost_regions']} of {pluralize(masks['regions'], 'marked region')} so small that no "
+                f"{mask_counts['lost_regions']} of {regions} so small that no "
                 "pixel is left at the map's size: AU-PRO is without them; "
                 "evaluate --full-resolution counts all"
             )
-        if pixels["outside"]:
-            share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
+        if pixel_counts["outside"]:
+            share = f"{pixel_counts['outside'] / pixel_counts['all']:.1%} of the defects' pixels"
             line = f"{share} lie outside of what the model looks at and count in no pixel metric"
-            if pixels["pictures_outside"]:
-                line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
+            if pixel_counts["pictures_outside"]:
+                line += f"; {pluralize(pixel_counts['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
         if self.learning_curve:
             lines.append(describe_curve(self.learning_curve))
@@ -350,12 +356,12 @@ class Evaluation:
         return line
 
     def counts(self) -> str:
-        """Return a text with the number of tested pictures, and the number of those that were learnt from."""
-        good = self.false_alarms["images"]
-        tested = f"{good} good, {self.images - good} defective"
+        """Return a text with the numbers of tested pictures, and of others that the model learnt from."""
+        good_count = self.false_alarms["images"]
+        tested = f"{good_count} good, {self.images - good_count} defective"
         if self.parts:
             defective_parts = pluralize(self.defects["images"], "defective part")
-            tested = f"{pluralize(good, 'good part')}, {defective_parts}"
+            tested = f"{pluralize(good_count, 'good part')}, {defective_parts}"
         if self.learnt_from:
             tested += f"; {self.learnt_from} others were learnt from"
         return f"{pluralize(self.images, 'test picture')} ({tested})"
@@ -393,13 +399,16 @@ class Evaluation:
 
     def __repr__(self) -> str:
         parts = [f"{self.category}: {self.method}", pluralize(self.images, "test picture")]
-        for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
-            if (value := self.metrics.get(name)) is not None:
-                parts.append(f"{label} {value:.4f}")
-        if self.without_mask and self.metrics.get("au_pro") is not None:
-            defective = self.masks["pictures"] + self.without_mask
-            # the last part is the AU-PRO
-            parts[-1] += f" of {self.masks['pictures']} of {defective} defective pictures"
+        image_auroc = self.metrics.get("image_auroc")
+        if image_auroc is not None:
+            parts.append(f"image AUROC {image_auroc:.4f}")
+        au_pro = self.metrics.get("au_pro")
+        if au_pro is not None:
+            au_pro_text = f"AU-PRO {au_pro:.4f}"
+            if self.without_mask:
+                masked = self.masks["pictures"]
+                au_pro_text += f" of {masked} of {masked + self.without_mask} defective pictures"
+            parts.append(au_pro_text)
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 
     def _repr_html_(self) -> str:

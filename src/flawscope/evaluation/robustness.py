@@ -117,9 +117,9 @@ def robustness(
         else:
             # with an empty map, because maps of all pictures in all lights would fill the memory
             predictions.append(replace(result, map=result.map[:0].copy()))
-    count = len(lights)
+    light_count = len(lights)
     # a row for each picture, with its predictions in all lights
-    rows = [predictions[k * count : (k + 1) * count] for k in range(len(items))]
+    rows = [predictions[k * light_count : (k + 1) * light_count] for k in range(len(items))]
     results = []
     for column, light in enumerate(lights):
         pictures = _judged_in_every_light(items, rows, column)
@@ -137,13 +137,14 @@ def _judged_in_every_light(
     Args:
         items: The pictures.
         rows: Predictions of each picture in all lights; None: it could not be judged.
-        column: Index of that light in a row.
+        column: Index, in a row, of the light whose predictions are returned.
     """
     pictures = list[Judged]()
     for item, row in zip(items, rows, strict=True):
         prediction = row[column]
-        if prediction is not None and None not in row:
-            pictures.append((item, replace(prediction, path=str(item.path))))
+        if prediction is None or None in row:
+            continue
+        pictures.append((item, replace(prediction, path=str(item.path))))
     return pictures
 
 

@@ -137,13 +137,13 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
         trials += _table_trials(rows)
         if reference is None:
             _add_reference(truth, [(place, row) for place, row in rows if "reference" in row])
-    return ReadStudy(build_study(trials, truth), sources, _count_same_pictures(trials))
+    return ReadStudy(build_study(trials, truth), sources, _count_equal_scores(trials))
 
 
 def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
-    """Return whether each part is defective, by its name, and the file that says so.
+    """Return whether each part is defective, by its name, and the tables that say so.
 
-    Both are empty without a reference. If it is a folder, the list of files is empty.
+    A folder gives no table. Both are empty without a reference.
     """
     if reference is None:
         return {}, []
@@ -198,7 +198,7 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
 
 
 def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials with one spelling of each appraiser's name, the first: Ann and ann are one person."""
+    """Return the trials with each appraiser's name as it is first spelled: Ann and ann are one person."""
     first_spellings: dict[str, str] = {}
     spelled_trials = []
     for trial in trials:
@@ -234,26 +234,26 @@ def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[Tr
 
 
 def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
-    """Return the names of each appraiser's trials, in natural order.
+    """Return the names of trials, in natural order, by appraiser.
 
     Raises:
         InputError: An appraiser has more trials than another.
     """
-    trials_of_appraiser: dict[str, set[str]] = {}
+    names_by_appraiser: dict[str, set[str]] = {}
     for trial in trials:
-        trials_of_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
-    ordered_trials = {
-        appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in trials_of_appraiser.items()
-    }
-    trial_counts = {len(trial_list) for trial_list in ordered_trials.values()}
+        names_by_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
+    sorted_names = {}
+    for appraiser, name_set in names_by_appraiser.items():
+        sorted_names[appraiser] = sorted(name_set, key=natural_key)
+    trial_counts = {len(names) for names in sorted_names.values()}
     if len(trial_counts) > 1:
         counts = []
-        for appraiser, trial_list in ordered_trials.items():
-            counts.append(f"{appraiser} in {pluralize(len(trial_list), 'trial')}")
+        for appraiser, names in sorted_names.items():
+            counts.append(f"{appraiser} in {pluralize(len(names), 'trial')}")
         raise InputError(
             f"parts are inspected by {join_names(counts)}: every appraiser needs as many trials as the others"
         )
-    return ordered_trials
+    return sorted_names
 
 
 def _check_complete(
@@ -273,12 +273,12 @@ def _check_complete(
     )
 
 
-def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
-    """Count, for each model, the parts that have the identical score in two trials.
+def _count_equal_scores(trials: Iterable[Trial]) -> dict[str, int]:
+    """Count, for each model, the parts that have an identical score in two trials.
 
-    Trials without a score, those of people, are left out.
+    People's trials have no score, and are left out.
     """
-    scores: dict[tuple[str, str], list[str]] = {}  # by model and part
+    scores: dict[tuple[str, str], list[str]] = {}  # as they are written, by model and part
     for trial in trials:
         if trial.score:
             scores.setdefault((trial.appraiser, trial.part), []).append(trial.score)
@@ -325,7 +325,14 @@ def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, tr
             raise InputError(
                 f"{place}: part {part} was not judged ({reason}): inspect it again, or leave it out"
             )
-        yield Trial(part, appraiser, trial, _parse_word(decision, place), place, score)
+        yield Trial(
+            part=part,
+            appraiser=appraiser,
+            trial=trial,
+            defective=_parse_word(decision, place),
+            place=place,
+            score=score,
+        )
 
 
 # ------------------------------------------------------------------------------------------------ reference
@@ -335,7 +342,7 @@ def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str
     """Add the parts in rows of a table to `truth`.
 
     Args:
-        truth: Whether each part is defective, by its name; it is extended.
+        truth: Whether each part is defective, by its name; the parts are added to it.
         rows: Place of each row, for errors, and its values by column.
 
     Raises:
@@ -366,12 +373,13 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
     labels = read_class_labels(folder, pictures, with_files_above=False)
     if labels.is_complete:
         return _defective_by_part(picture_of, labels)
-    folder_of = {part: path.relative_to(folder).parent.parts for part, path in picture_of.items()}
+    # names of the folders from `folder` to each picture
+    names_of = {part: path.relative_to(folder).parent.parts for part, path in picture_of.items()}
     tree = None
-    if () not in folder_of.values():  # no picture lies directly in the folder
+    if () not in names_of.values():  # no picture lies directly in the folder
         tree = FolderTree(folder, pictures)
         if Said.UNCLEAR not in tree.meanings and not labels.has_unknown:
-            return {part: tree.meaning_of[parts] is not Said.GOOD for part, parts in folder_of.items()}
+            return {part: tree.meaning_of[names] is not Said.GOOD for part, names in names_of.items()}
     # Lists beside the folder count last: the table of trials is often among them.
     labels = read_class_labels(folder, pictures)
     if labels.is_complete:
@@ -401,7 +409,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
         yield from _parse_rows(path, read_text(path), columns)
     except FileNotFoundError:
         raise InputError(f"there is no {path}: name a table, .csv, or a folder") from None
-    except InputError:
+    except InputError:  # a ValueError that needs no other message
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}; save it as CSV in UTF-8") from None
@@ -417,7 +425,7 @@ def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
     if missing:
         raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
     for cells in table:
-        pairs = zip(names, cells, strict=False)
+        pairs = zip(names, cells, strict=False)  # without cells beyond the header
         row = {name: from_csv_cell(cell).strip() for name, cell in pairs if name.strip()}
         if not any(row.values()):
             continue
@@ -438,8 +446,9 @@ def _parse_word(text: str, place: str) -> bool:
     Raises:
         InputError: The word means neither good nor defective.
     """
-    # True: the word means good; None: its meaning is unknown
-    is_good = OTHER_WORDS.get(text.casefold(), says_good(text))
+    is_good = OTHER_WORDS.get(text.casefold())
+    if is_good is None:
+        is_good = says_good(text)
     if is_good is None:
         raise InputError(
             f"{place}: {text!r} is neither good nor defective: write good or defective, ok or nok"

@@ -43,14 +43,16 @@ def leave_out_learnt_parts(
     for done, item in enumerate(good, start=1):
         with suppress(InputError, MemoryError):  # reported when the picture is judged
             pixels = preprocess.decode(item.path)
-            channels = preprocess.channels
-            first_channels = pixels if channels is None else next(channels.split(pixels))
-            looks[item] = Look.of(first_channels)
+            shown = pixels
+            if preprocess.channels is not None:
+                shown = next(preprocess.channels.split(pixels))  # the first picture of several
+            looks[item] = Look.of(shown)
             if pixel_hash(pixels) in learnt:
                 learnt_items.add(item)
         step("pictures learnt from", done, len(good))
     of_learnt_parts = _of_learnt_parts(predictor, dataset.train, learnt_items)
     of_learnt_parts |= _near_duplicates(looks, learnt_items | of_learnt_parts)
+    # the pictures of learnt parts are the new train split, all others the test split
     train = tuple(item for item in good if item in of_learnt_parts)
     unlearnt_train = [item for item in dataset.train if item not in of_learnt_parts]
     unlearnt_test = [item for item in dataset.test if item not in of_learnt_parts]
@@ -64,26 +66,26 @@ def _of_learnt_parts(
 
     A picture whose name shows no part counts as a part of its own.
     """
-    part_of = stored_part_reader(predictor.manifest)
+    read_part = stored_part_reader(predictor.manifest)  # None: the model has no rule for parts
     names = relative_names([item.path for item in train])
     part_of_item = dict[Item, object]()
     for item, name in zip(train, names, strict=True):
-        named_part = None if part_of is None else part_of(name)
+        named_part = None if read_part is None else read_part(name)
         part_of_item[item] = named_part or item.path
     learnt_parts = {part for item, part in part_of_item.items() if item in learnt_items}
     return {item for item, part in part_of_item.items() if part in learnt_parts}
 
 
 def _near_duplicates(looks: Mapping[Item, Look], learnt_items: Collection[Item]) -> set[Item]:
-    """Return the pictures that are near-duplicates of one of `learnt_items`, without these themselves."""
-    bank = [item for item in looks if item in learnt_items]
+    """Return the near-duplicates of `learnt_items` among the other pictures."""
+    learnt = [item for item in looks if item in learnt_items]
     others = [item for item in looks if item not in learnt_items]
-    items = [*bank, *others]
-    pairs = near_duplicates([looks[item] for item in items], np.arange(len(bank)))
+    items = [*learnt, *others]
+    pairs = near_duplicates([looks[item] for item in items], np.arange(len(learnt)))
     duplicates = set()
     for smaller, larger, _ in pairs:
-        # the pictures learnt from come first in `items`
-        is_learnt_and_other = smaller < len(bank) <= larger
+        # the learnt pictures come first in `items`
+        is_learnt_and_other = smaller < len(learnt) and larger >= len(learnt)
         if is_learnt_and_other:
             duplicates.add(items[larger])
     return duplicates

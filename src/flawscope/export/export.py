@@ -58,7 +58,7 @@ def export(
             Only OpenVINO computes bf16, on CPUs that have it.
         pictures: Good pictures to compare on; by default the model's own samples. A reduced precision is
             another detector, and is calibrated anew on these pictures. Pictures that the model was fitted on
-            serve if its method can leave a picture out; other pictures always do.
+            can be used only if its method can leave a picture out.
         threads: Number of threads that compute; None: as many as there are cores.
         failures: Gets a line for every picture that cannot be read.
         step: Called with the stage, the steps done and the number of steps.
@@ -88,8 +88,8 @@ def export(
 
     step("network", 0, 2)
     embed, score = onnx_graph.trace(trained.model)
-    names_kinds = artefact.manifest.kinds is not None
-    residuals = onnx_graph.trace_residuals(trained.model) if names_kinds else None
+    has_kinds = artefact.manifest.kinds is not None
+    residuals = onnx_graph.trace_residuals(trained.model) if has_kinds else None
     step("network", 1, 2)
     network: bytes = onnx_graph.join_graphs(embed, score, residuals).SerializeToString()
     sessions = _open_sessions(network, precision, threads)
@@ -140,14 +140,14 @@ def certify_export(
 
 
 def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[PictureSource]) -> None:
-    """Raise InputError where a model cannot be exported in this precision, with these pictures, or here."""
+    """Raise InputError where precision, pictures or installed packages do not allow to export a model."""
     if precision == "int8":
         raise InputError("int8 is gone: leave out --precision; PatchCore and a smaller --size are faster")
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")
     if artefact.manifest.calibration.precision != "fp32":
         raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
-    if precision == "bf16":  # OpenVINO alone computes it
+    if precision == "bf16":  # only OpenVINO computes it
         require_installed("export", "onnx", "onnxscript", "openvino", extras="export,openvino")
     else:
         require_installed("export", "onnx", "onnxscript", extras="export")
@@ -201,15 +201,16 @@ def _certify_fp32(artefact: Artefact, reduced: ReducedModel, probe_images: Image
     model = reduced.trained.model
 
     def certify_engines(images: Images) -> list[Certificate]:
+        """Compare each engine with the trained model on these images."""
         scores, maps = run_one_by_one(reduced.trained, images)
-        ties = []
+        has_tie = []  # whether the score of each image rests on a tie, which only rounding decides
         with torch.inference_mode():
             for image in torch.from_numpy(images).split(1):
-                ties.append(model.ties(model.embed(image), model.inside(image)))
+                has_tie.append(model.ties(model.embed(image), model.inside(image)))
         calibration = artefact.manifest.calibration
-        has_ties = torch.cat(ties).numpy()
+        ties = torch.cat(has_tie).numpy()
         return [
-            certify_session(session, images, scores, maps, calibration, ties=has_ties)
+            certify_session(session, images, scores, maps, calibration, ties=ties)
             for session in reduced.sessions
         ]
 

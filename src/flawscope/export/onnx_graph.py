@@ -85,7 +85,7 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
     # by id: a tensor that several modules share counts once
     tensor_bytes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}
     model_bytes = sum(tensor_bytes.values())
-    if model_bytes > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
+    if model_bytes > onnx_file.MAX_PROTOBUF_BYTES * 0.9:  # the rest is for the graph itself
         raise InputError(
             f"the model has {model_bytes / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"
@@ -109,7 +109,7 @@ def trace_score(model: Detector) -> ModelProto:
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    examples = {"features": features.clone()}
+    examples = {"features": features.clone()}  # the clone is no tensor of inference mode
     if model.config.pads:
         examples["images"] = images
     return trace_module(ScoreModule(model), examples, ["scores", "maps"], model.operators())
@@ -232,7 +232,7 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
     if residuals is not None:
         weights = {_content_digest(entry): entry.name for entry in network.graph.initializer}
         _append(network, _copy_graph(residuals), prefix="residuals", weights=weights)
-    network.graph.value_info.extend(features)
+    network.graph.value_info.extend(features)  # an inner value now, whose type stays known
     return network
 
 
@@ -268,7 +268,9 @@ def _append(network: ModelProto, addition: ModelProto, prefix: str, weights: Map
     def new_name(name: str) -> str:
         if name in shared_names:
             return shared_names[name]
-        return f"{prefix}.{name}" if name and name not in public_names else name
+        if not name or name in public_names:  # an optional input that is left out has an empty name
+            return name
+        return f"{prefix}.{name}"
 
     for node in graph.node:
         node.name = new_name(node.name)
@@ -281,7 +283,7 @@ def _append(network: ModelProto, addition: ModelProto, prefix: str, weights: Map
     network.graph.initializer.extend(own_weights)
     network.graph.value_info.extend(graph.value_info)
     network.graph.output.extend(graph.output)
-    domains = {(entry.domain, entry.version) for entry in network.opset_import}
+    opsets = {(entry.domain, entry.version) for entry in network.opset_import}
     network.opset_import.extend(
-        entry for entry in addition.opset_import if (entry.domain, entry.version) not in domains
+        entry for entry in addition.opset_import if (entry.domain, entry.version) not in opsets
     )

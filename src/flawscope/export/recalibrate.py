@@ -84,7 +84,7 @@ class ExportPictures:
     def probe_images(self) -> Images:
         """Return the images `[N, 3, H, W]` to compare on; raise InputError if there are none."""
         failures: list[str] = []
-        batches = [images(numbers) for images, numbers in self._sample_views(MAX_COMPARED, failures)]
+        batches = [read_views(numbers) for read_views, numbers in self._sample_views(MAX_COMPARED, failures)]
         if batches:
             return np.concatenate(batches)
         if failures:
@@ -103,8 +103,8 @@ class ExportPictures:
     ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
         """Choose at most `most` views of pictures that are spread evenly.
 
-        With tiles, these are each picture's whole view and at least one of its tiles, at another place in
-        each picture. For a picture that cannot be read, a line is added to `failures`.
+        With tiles, these are the whole view and at least one tile of each picture, and the tiles' places
+        differ from picture to picture. For a picture that cannot be read, a line is added to `failures`.
 
         Yields:
             Of each picture, the function that gives views by their numbers, and the chosen numbers.
@@ -126,7 +126,8 @@ class ExportPictures:
                 continue
             views = views.with_roi(self.artefact.tensors.get("region"))
             full_view, *tiles = views.view_numbers()
-            tile_count = min(max(min_views, most // len(sources)) - 1, len(tiles))
+            max_views = max(min_views, most // len(sources))  # of this picture
+            tile_count = min(max_views - 1, len(tiles))
             # Tiles are spread evenly. Each picture begins at another share of a step, to show other tiles
             offset = picture_number * GOLDEN_SECTION % 1
             picture_number += 1
@@ -169,9 +170,9 @@ def recalibrate(
     """Calibrate the artefact for a reduced precision, and certify each engine.
 
     Pictures that the model was fitted on are left out one by one; other pictures get their ordinary scores.
-    The calibration uses the first engine's answers. Each certificate has the larger of two differences: that
-    between the first engine and the trained model, and that between its own engine, with images in batches,
-    and the first engine.
+    The calibration uses the first engine's answers. Each certificate has the larger of two differences:
+    between the first engine and the trained model, and between the certificate's own engine, with images in
+    batches, and the first engine.
 
     Args:
         reduced: The exported network in its engines, and the trained model.
@@ -192,7 +193,7 @@ def recalibrate(
     adapts_to_light = manifest.preprocess.normalization is not None
     table = _read_pictures(pictures, step)
     rows_to_judge = _rows_to_judge(table, manifest)
-    learnt = {*learnt_units(manifest.pictures).values()}
+    learnt = {*learnt_units(manifest.pictures).values()}  # numbers of the units that the model learnt from
     tensors = {
         name: torch.from_numpy(tensor) for name, tensor in artefact.tensors.items() if name != "samples"
     }
@@ -219,13 +220,18 @@ def recalibrate(
     questions = list[str]()
     if new_hashes:
         notes, questions = settle(find_unusual(rows, calibration, defects, new_hashes))
-    # scores, maxima and medians `[3, N]` of the pictures, in the first light
-    reduced_values, trained_values = (
-        np.array([scores.values[0] for scores in answers.values() if not scores.is_lost]).T
-        for answers in (judged.answers.pictures, models.trained.pictures)
-    )
+
+    def values_of(answers: Answers) -> NDArray[np.float64]:
+        """Return scores, maxima and medians `[3, N]` of the pictures, in the first light."""
+        return np.array([scores.values[0] for scores in answers.pictures.values() if not scores.is_lost]).T
+
     certificates = _certify_engines(
-        reduced, probe_images, old_calibration, calibration, reduced_values, trained_values
+        reduced,
+        probe_images,
+        old_calibration,
+        calibration,
+        reduced_values=values_of(judged.answers),
+        trained_values=values_of(models.trained),
     )
     new_notes = (*manifest.notes, _describe(len(judged.rows), len(new_hashes), reduced), *notes)
     manifest = replace(manifest, calibration=calibration, pictures=rows, notes=new_notes).asking(*questions)
@@ -263,20 +269,20 @@ def _certify_engines(
     reduced_scores, reduced_maxima, _ = reduced_values
     trained_scores, trained_maxima, _ = trained_values
     decisions = calibration.is_anomalous(reduced_scores)
-    changed_count = int(np.count_nonzero(decisions != old_calibration.is_anomalous(trained_scores)))
-    scores, maps = run_one_by_one(reduced.sessions[0], probe_images)
+    is_changed = decisions != old_calibration.is_anomalous(trained_scores)
+    first_scores, first_maps = run_one_by_one(reduced.sessions[0], probe_images)
     defective = with_defects(probe_images)
-    expected, _ = run_one_by_one(reduced.trained, defective)
-    expected_scores = expected.astype(np.float64)
+    trained_defect_scores, _ = run_one_by_one(reduced.trained, defective)
+    expected_scores = trained_defect_scores.astype(np.float64)
     certificates = []
     for session in reduced.sessions:
-        consistency = certify_session(session, probe_images, scores, maps, calibration)
+        consistency = certify_session(session, probe_images, first_scores, first_maps, calibration)
         certificate = certify_reduced(
             consistency,
             old_calibration,
             scores=(reduced_scores, trained_scores),
             maxima=(reduced_maxima, trained_maxima),
-            decisions=changed_count,
+            decisions=int(np.count_nonzero(is_changed)),
         )
         defect_scores, _ = run_one_by_one(session, defective)
         errors = np.abs(defect_scores.astype(np.float64) - expected_scores)
@@ -329,23 +335,23 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
             rows[number] = scored_rows[digest]
         elif digest not in learnt_hashes:
             new_numbers.append(number)
-    part_of = stored_part_reader(manifest)
-    units = units_of([table.rows[number] for number in new_numbers], manifest.pictures, part_of)
-    for k, number in enumerate(new_numbers):
-        original = units.copies.get(k)  # the picture of which it is a near-duplicate
+    new_rows = [table.rows[number] for number in new_numbers]
+    units = units_of(new_rows, manifest.pictures, part_of=stored_part_reader(manifest))
+    for index, number in enumerate(new_numbers):
+        original = units.copies.get(index)  # the picture of which it is a near-duplicate
         if original is None or not original.learnt:
-            rows[number] = units.rows[k]
+            rows[number] = units.rows[index]  # the row with its unit
     return dict(sorted(rows.items()))
 
 
 def _merge_rows(
     model_rows: Sequence[Picture], judged: Mapping[int, Picture], hashes: Collection[str]
 ) -> tuple[Picture, ...]:
-    """Return the rows of the model after judging.
+    """Return the rows of the model after judging, and after them the new rows.
 
-    A judged row of the model gets its new scores. A row that was not judged stays as it is if its picture is
-    lost and was given for the export. Otherwise it loses its scores if the model learnt from it, and is
-    dropped if not. New rows follow.
+    A judged row of the model gets its new scores. A row whose picture is lost stays as it is if the picture
+    was given for the export. Of the other rows, those that the model learnt from lose their scores, and the
+    rest is dropped.
 
     Args:
         model_rows: Rows of the model.
@@ -408,7 +414,8 @@ class _BothModels:
             trained_answer = self.trained.pictures[number]
             if fit_row is None or not (fit_row.learnt or adapts_to_light):
                 continue
-            # score and maximum, of the picture in the first light
+            # The fit's score and maximum, in the first light, take the place of the trained model's. The
+            # reduced model's are moved by as much.
             fit_values = np.array([fit_row.score, fit_row.maximum], np.float64)
             correction = fit_values - trained_answer.values[0, :2]
             reduced_answer.values[0, :2] += correction
@@ -417,16 +424,16 @@ class _BothModels:
 
 
 def _leave_out_learnt(manifest: Manifest, leave_out: LeaveOut) -> RunOf:
-    """Return a function from a row to the run that judges it.
+    """Return a function that returns the run that judges a row.
 
-    If the model learnt from the row's part, the run leaves this part out. Otherwise the function returns
-    None: the ordinary session judges the row.
+    A row of a part that the model learnt from gets a run without this part. Other rows get None: the
+    ordinary session judges them.
     """
     fit_hashes = {row.hash for row in scored(manifest.pictures)}
     adapts_to_light = manifest.preprocess.normalization is not None
 
     def run_of(row: Picture) -> Run | None:
-        # the fit alone knows the score of a picture in other light
+        # only the fit knows the score of a picture in other light
         if adapts_to_light and row.hash not in fit_hashes:
             raise ExcludedPictureError("it was not learnt from")
         return leave_out.run(row.unit) if row.unit in leave_out.learnt else None
@@ -457,8 +464,8 @@ def _describe(count: int, new_count: int, reduced: ReducedModel) -> str:
     note = f"{reduced.precision}: calibrated anew on {pluralize(count, 'good picture')}"
     if 0 < new_count < count:
         left_out_count = count - new_count
-        others = pluralize(new_count, "other")
-        note += f", {left_out_count} that it was fitted on and left out one by one, {others}"
+        new_pictures = pluralize(new_count, "other")
+        note += f", {left_out_count} that it was fitted on and left out one by one, {new_pictures}"
     return note
 
 

@@ -62,12 +62,15 @@ def export_router(
 
     Raises:
         InputError: A product cannot be exported; its name precedes the message of `export`.
-        FlawscopeError: An export failed, or an engine recognises products otherwise than the model. No file
-            is written then.
+        FlawscopeError: An export failed, or an engine recognises another product than the model. No file is
+            written then.
     """
     artefact = model if isinstance(model, ModelMapping) else model_files.read_fitted(model)
     path = files.check_writable(out, ARCHIVE_SUFFIX)
-    precisions = {name: precision if only in (None, name) else "fp32" for name in artefact.products}
+    precisions = {}
+    for name in artefact.products:
+        is_meant = only is None or name == only
+        precisions[name] = precision if is_meant else "fp32"
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
     certificates = {}
@@ -78,8 +81,8 @@ def export_router(
     if artefact.recognition is not None:
         recognition = _export_recognition(artefact.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        for k, (name, product) in enumerate(artefact.products.items()):
-            exported_path = Path(folder) / f"{k}{EXPORTED_SUFFIX}"
+        for number, (name, product) in enumerate(artefact.products.items()):
+            exported_path = Path(folder) / f"{number}{EXPORTED_SUFFIX}"
             product_pictures = pictures.get(name, ())
             try:
                 check_exportable(product, precisions[name], product_pictures)
@@ -104,7 +107,7 @@ def _export_recognition(recognition: DescriptorModel, threads: int | None) -> De
     """Return the network that recognises products as an ONNX graph, after a check of all installed engines.
 
     Raises:
-        FlawscopeError: An engine recognises products otherwise than torch.
+        FlawscopeError: An engine recognises another product than torch, or its descriptors differ.
     """
     network = DescriptorNetwork.open(recognition, "cpu")
     onnx_graph.prepare_trace(network)
@@ -118,7 +121,7 @@ def _export_recognition(recognition: DescriptorModel, threads: int | None) -> De
     recogniser = Recogniser(recognition.known)
     for engine in map(exported_engine, engines_for("fp32")):
         describe = ExportedDescriptors(engine, graph, "cpu", threads)
-        for image in np.concatenate(images)[:, None]:
+        for image in np.concatenate(images)[:, None]:  # each as a batch of one
             expected = describe_by_torch(image)
             descriptor = describe(image)
             expected_product = recogniser.recognise(expected)[0].nearest

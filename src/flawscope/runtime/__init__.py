@@ -100,6 +100,7 @@ def open_model(
         InputError: The file cannot be read, or the engine is not installed or cannot use the model.
     """
     if isinstance(model, ModelMapping):
+        # a model in memory has no file: the suffix of its place says that it is fitted
         stored = StoredModel(model, dict.fromkeys(model.products, f"model{TRAINED_SUFFIX}"))
     else:
         stored = model_files.read(model)

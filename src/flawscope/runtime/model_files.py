@@ -95,22 +95,22 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
     Args:
         model: The models.
         path: The file to write: a .zip for exported models, a .safetensors file for fitted ones.
-        networks: The network of each exported model, by its name; empty: the models are fitted.
+        networks: The network of each exported model, by its name; empty for fitted models.
 
     Raises:
         FlawscopeError: The file cannot be written.
     """
-    store = _ArchiveWriter(networks) if networks else _TensorWriter()
+    writer = _ArchiveWriter(networks) if networks else _TensorWriter()
     rows = []
     for name, artefact in model.products.items():
-        rows.append({"name": name, **store.add_model(name, artefact)})
+        rows.append({"name": name, **writer.add_model(name, artefact)})
     document: Json = {"format": FORMAT, "versions": package_versions(), "products": rows}
     if model.recognition is None:
         document["views"] = None if model.views is None else asdict(model.views)
     else:
         preprocess = model.recognition.preprocess.to_dict()
-        document["recognition"] = {"preprocess": preprocess, **store.add_recognition(model.recognition)}
-    store.write(document, path)
+        document["recognition"] = {"preprocess": preprocess, **writer.add_recognition(model.recognition)}
+    writer.write(document, path)
 
 
 class _Writer(Protocol):
@@ -147,14 +147,14 @@ class _TensorWriter:
         }
 
     def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
-        """Store tensors under their hashes, equal tensors once; return tensor name -> hash."""
-        keys = {}  # name of a tensor -> hash
+        """Store tensors under their digests, equal tensors once; return the digests by the tensors' names."""
+        digests = {}
         for name, values in tensors.items():
             type_and_shape = f"{values.dtype.str} {values.shape}".encode()
             digest = hashlib.sha256(type_and_shape + np.ascontiguousarray(values).tobytes()).hexdigest()
-            keys[name] = digest
+            digests[name] = digest
             self._tensors.setdefault(digest, values)
-        return keys
+        return digests
 
     def write(self, document: Json, path: Path) -> None:
         write_contents(document, {"products": self._runs}, self._tensors, path)
@@ -182,6 +182,7 @@ class _ArchiveWriter:
         return f"{number}-{file}" if file.lower() in used_names else file
 
     def add_recognition(self, model: DescriptorModel) -> Json:
+        """Add the network, and a file of the products' arrays, each under its product's number."""
         arrays: Tensors = {}
         for number, (name, product) in enumerate(model.known.items()):
             arrays |= {f"{number}.{key}": values for key, values in product.arrays().items()}
@@ -198,9 +199,9 @@ class _ArchiveWriter:
             for name, data in {CONTENTS: text, **self._recognition}.items():
                 with _open_member(archive, name) as out:
                     out.write(data)
-            for name, (network, model) in self._models.items():
+            for name, (network, artefact) in self._models.items():
                 with _open_member(archive, name) as out:
-                    network.write_to(out, model)
+                    network.write_to(out, artefact)
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -227,7 +228,7 @@ def read(path: Path) -> StoredModel:
         recognition = None if recognition_entry is None else store.read_recognition(recognition_entry)
         store.check_all_is_used()
         places = {name: store.place(row) for name, row in _rows(document).items()}
-        return StoredModel(ModelMapping(products, recognition, views), places)
+        return StoredModel(ModelMapping(products, recognition=recognition, views=views), places)
 
 
 def read_one(path: Path) -> Artefact:
@@ -287,11 +288,10 @@ class _TensorFile:
         self._path = path
         self._header = read_header(file, path, several=True)
         self.document = self._header.document
-        runs = self._header.run["products"]
-        pairs = zip(self.document["products"], runs, strict=True)
+        rows_and_runs = zip(self.document["products"], self._header.run["products"], strict=True)
         # name of a model -> facts on its run
-        self._runs = {row["name"]: run for row, run in pairs}
-        self._read: Tensors | None = None  # all tensors of the file, by key
+        self._runs = {row["name"]: run for row, run in rows_and_runs}
+        self._tensors: Tensors | None = None  # all tensors of the file, by key
         self._used: set[str] = set()  # keys of the tensors that were asked for
 
     def read_manifest(self, row: Facts) -> Manifest:
@@ -310,10 +310,10 @@ class _TensorFile:
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
         """Read tensors, given as tensor name -> key in the file; return tensor name -> tensor."""
-        if self._read is None:  # read when first needed: manifests do not need tensors
-            self._read = read_tensors(self._file, self._header, self._path)
+        if self._tensors is None:  # read when first needed: manifests do not need tensors
+            self._tensors = read_tensors(self._file, self._header, self._path)
         self._used |= {*keys.values()}
-        return {name: self._read[key] for name, key in keys.items()}
+        return {name: self._tensors[key] for name, key in keys.items()}
 
     def place(self, row: Facts) -> Place:
         return self._path
@@ -340,6 +340,7 @@ class _Archive:
         return onnx_file.read(self.place(row))
 
     def read_recognition(self, about: Facts) -> DescriptorModel:
+        """Read the network, and the file of the products' arrays, each under its product's number."""
         with np.load(io.BytesIO(self._archive.read(DESCRIPTORS)), allow_pickle=False) as stored:
             arrays: Tensors = {key: stored[key] for key in stored.files}
         known = {}
@@ -376,7 +377,7 @@ class _Archive:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
-    """Open a file of several models; yield its document, and a reader of everything that it refers to.
+    """Open a file of several models; yield its document, and a reader of what the document refers to.
 
     Raises:
         InputError: The file is damaged, or no model of several products.
@@ -392,8 +393,9 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield store.document, store
         except InputError as error:
             text = str(error)
-            names_file = text.startswith("cannot")  # errors that name the file begin like this
-            raise error if names_file else files.unusable_file_error(path, text) from None
+            if text.startswith("cannot"):  # an error that names the file
+                raise error from None
+            raise files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
             raise files.damaged_error(path, "it is no model of several products, or damaged") from None
         except (KeyError, IndexError, ValueError, TypeError, AttributeError):

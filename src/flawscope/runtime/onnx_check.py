@@ -111,19 +111,19 @@ def _check_attribute(data: Buffer, begin: int, end: int) -> None:
     """Raise ValueError if an attribute asks for a forbidden type of data, or has a number beyond 32 bits."""
     parts = list(_allowed_fields(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
     name = _read_text(data, parts, NAME)
-    names_data_type = name in ("to", "dtype", "output_dtype")
+    is_data_type = name in ("to", "dtype", "output_dtype")
     for number, start, stop in parts:
         if number == TENSOR:
             _check_tensor(data, start, stop)
             continue
-        makes_forbidden_data = name == "value_string"
-        if number == NUMBER and names_data_type:
-            makes_forbidden_data = _read_integer(data, start, stop) not in {0, *_DATA_TYPES}
-        if makes_forbidden_data:
+        is_forbidden_type = False
+        if number == NUMBER and is_data_type:
+            is_forbidden_type = _read_integer(data, start, stop) not in {0, *_DATA_TYPES}
+        if is_forbidden_type or name == "value_string":
             raise ValueError("its network makes text, or another type of data that is not allowed")
         is_setting = number in (NUMBER, NUMBERS) and not name.startswith("value_")
-        if is_setting and _is_64_bit(data, start, stop):
-            # OpenVINO reads the lower 32 bits alone: a stride of 2^32 becomes 0, and dividing by it ends the
+        if is_setting and _exceeds_32_bits(data, start, stop):
+            # OpenVINO reads only the lower 32 bits: a stride of 2^32 becomes 0, and dividing by it ends the
             # process
             raise ValueError(f"its network has settings beyond all measure, {name!r:.80}")
 
@@ -131,8 +131,10 @@ def _check_attribute(data: Buffer, begin: int, end: int) -> None:
 def _check_tensor(data: Buffer, begin: int, end: int) -> None:
     """Raise ValueError where a tensor lies in another file, or has a type that is not allowed."""
     for number, start, stop in _allowed_fields(data, begin, end, _TENSOR_FIELDS, "a tensor"):
-        has_location = number == DATA_LOCATION and _read_integer(data, start, stop) != 0  # 0: in this file
-        if number == EXTERNAL_DATA or has_location:  # another file could be any file on the disk
+        lies_elsewhere = number == EXTERNAL_DATA
+        if number == DATA_LOCATION:
+            lies_elsewhere = _read_integer(data, start, stop) != 0  # 0: in this file
+        if lies_elsewhere:  # the other file could be any file on the disk
             raise ValueError("its weights lie in other files")
         if number == DATA_TYPE and _read_integer(data, start, stop) not in _DATA_TYPES:
             raise ValueError("its network has tensors of text, or of another type that is not allowed")
@@ -149,10 +151,10 @@ def _allowed_fields(
 
 
 def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> str:
-    """Return the text of the field with this number; empty: there is no such field.
+    """Return the text of the field with this number, empty if there is none.
 
     Raises:
-        ValueError: There are several such fields: another program could read another one than this.
+        ValueError: There are several such fields, and programs differ in which of them they read.
     """
     texts = [bytes(data[start:stop]) for number, start, stop in parts if number == field_number]
     if len(texts) > 1:
@@ -163,12 +165,12 @@ def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> st
 def _read_integer(data: Buffer, begin: int, end: int) -> int:
     """Read an integer without limiting it to 64 bits: a value beyond them stays large, and does not wrap."""
     value = 0
-    for place, byte in enumerate(data[begin : min(end, begin + MAX_VARINT_BYTES)]):
-        value += (byte & 127) << 7 * place
+    for index, byte in enumerate(data[begin : min(end, begin + MAX_VARINT_BYTES)]):
+        value += (byte & 127) << (7 * index)
     return value
 
 
-def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
+def _exceeds_32_bits(data: Buffer, begin: int, end: int) -> bool:
     """Whether any of the integers from `begin` to `end` does not fit into 32 bits, with sign."""
     while begin < end:
         value, begin = read_varint(data, begin, end)
@@ -195,32 +197,32 @@ def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterat
     for _ in range(MAX_FIELDS):
         if begin == end:
             return
-        tag, content = read_varint(data, begin, end)
+        tag, content_begin = read_varint(data, begin, end)
         number, wire_type = tag >> 3, tag & 7  # the lower three bits: how the content is stored
         if wire_type == 0:  # a number of seven bits a byte
-            _, after = read_varint(data, content, end)
+            _, field_end = read_varint(data, content_begin, end)
         elif wire_type == 1:  # a number of 64 bits
-            after = content + 8
+            field_end = content_begin + 8
         elif wire_type == 2:  # a length, and as many bytes
-            length, content = read_varint(data, content, end)
-            after = content + length
+            length, content_begin = read_varint(data, content_begin, end)
+            field_end = content_begin + length
         elif wire_type == 5:  # a number of 32 bits
-            after = content + 4
+            field_end = content_begin + 4
         else:
             raise ValueError("a field of no known kind")
-        if after > end or not number:
+        if field_end > end or not number:
             raise ValueError("a field that reaches beyond its message")
-        yield number, begin, content, after
-        begin = after
+        yield number, begin, content_begin, field_end
+        begin = field_end
     raise ValueError("too many fields")
 
 
 def read_varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
     """Read a number with seven bits per byte, lowest first; return the number, and where it ends."""
     value = 0
-    for place in range(min(MAX_VARINT_BYTES, end - begin)):
-        byte = data[begin + place]
-        value |= (byte & 127) << 7 * place
-        if byte < 128:
-            return value, begin + place + 1
+    for index in range(min(MAX_VARINT_BYTES, end - begin)):
+        byte = data[begin + index]
+        value |= (byte & 127) << (7 * index)
+        if byte < 128:  # the highest bit is set in all bytes but the last
+            return value, begin + index + 1
     raise ValueError("a number that does not end")

@@ -45,7 +45,7 @@ KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {
     "roi": ("roi", np.dtype(np.bool_)),
     "region": ("region", np.dtype(np.bool_)),
     "kinds": ("kinds", np.dtype(np.float32)),
-    **{name: (name, kind) for name, kind in LOOK_TENSORS.items()},
+    **{name: (name, dtype) for name, dtype in LOOK_TENSORS.items()},
 }
 _KEY_FIELD = 1  # number of the key's field in an entry of the metadata
 _VALUE_FIELD = 2
@@ -181,7 +181,9 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
     """Yield the bytes of a file, or of a `Member` of a file; raise InputError if the size is impossible."""
     with files.open_file(path.path if isinstance(path, Member) else path) as file:
         file_size = os.fstat(file.fileno()).st_size
-        start, size = (path.start, path.size) if isinstance(path, Member) else (0, file_size)
+        start, size = 0, file_size
+        if isinstance(path, Member):
+            start, size = path.start, path.size
         if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > file_size:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -192,23 +194,24 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
 # ---------------------------------------------------------------------------------------------- the entries
 
 
-def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
-    """Return the metadata of the file, in ASCII; `network` is the SHA-256 (hex) of the network."""
+def _build_entries(artefact: Artefact, network_digest: str) -> dict[str, str]:
+    """Return the metadata of the file, in ASCII; `network_digest` is the SHA-256 (hex) of the network."""
     stored = artefact.stored_tensors()
-    tensors = {}
-    for entry, (name, kind) in KEPT_TENSORS.items():
+    tensor_texts = {}
+    for entry, (name, dtype) in KEPT_TENSORS.items():
         tensor = stored.get(name)
-        if tensor is None or tensor.dtype != kind or tensor.nbytes > MAX_TENSOR_BYTES:
+        if tensor is None or tensor.dtype != dtype or tensor.nbytes > MAX_TENSOR_BYTES:
             continue
         packed = zlib.compress(tensor.tobytes())
-        tensors[f"{METADATA_KEY}.{entry}"] = base64.b64encode(packed).decode("ascii")
+        tensor_texts[f"{METADATA_KEY}.{entry}"] = base64.b64encode(packed).decode("ascii")
     manifest = artefact.manifest
     sample_entries = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
-    has_samples = bool(sample_entries & tensors.keys())
+    has_samples = bool(sample_entries & tensor_texts.keys())
     if not has_samples:  # a self-test would have no pictures
         manifest = replace(manifest, samples=())
-        tensors.pop(f"{METADATA_KEY}.sample_maps", None)
-    entries = {METADATA_KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors, SHA256: network}
+        tensor_texts.pop(f"{METADATA_KEY}.sample_maps", None)
+    manifest_text = json.dumps(manifest.to_dict(), allow_nan=False)
+    entries = {METADATA_KEY: manifest_text, **tensor_texts, SHA256: network_digest}
     return entries | {METADATA_SHA256: metadata_hash(entries)}
 
 
@@ -240,17 +243,17 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object
     """Read the tensors of `KEPT_TENSORS` that the metadata contain; raise InputError if any is damaged."""
     size = manifest.preprocess.network_size
     count = len(manifest.samples)
-    grid = tuple(-(-side // MAP_STRIDE) for side in size)  # side / MAP_STRIDE, rounded up
-    shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
+    map_size = tuple(-(-side // MAP_STRIDE) for side in size)  # side / MAP_STRIDE, rounded up
+    shapes = {"samples": (count, 3, *size), "sample_maps": (count, *map_size), "roi": size, "region": size}
     if manifest.kinds is not None:
         shapes["kinds"] = manifest.kinds.shape
     tensors = {}
     try:
         shapes |= _look_shapes(entries)
-        for entry, (name, kind) in KEPT_TENSORS.items():
+        for entry, (name, dtype) in KEPT_TENSORS.items():
             text = entries.get(f"{METADATA_KEY}.{entry}")
             if text is not None:
-                tensors[name] = _unpack_array(text, shapes[name], kind)
+                tensors[name] = _unpack_array(text, shapes[name], dtype)
     except (ValueError, KeyError, zlib.error):
         reason = (
             "its sample pictures, its kinds of defects, its region of interest or the looks of its good "
@@ -276,7 +279,7 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
-def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
+def _unpack_array(text: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     """Unpack an array of this shape and type.
 
     At most one byte more than expected is unpacked: a hostile file cannot fill the memory, and an array that
@@ -285,14 +288,14 @@ def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic])
     Raises:
         ValueError, zlib.error: The text is damaged, or contains an array of another size.
     """
-    size = math.prod(shape) * kind.itemsize
+    size = math.prod(shape) * dtype.itemsize
     if size > MAX_TENSOR_BYTES:
         raise ValueError
     compressed = base64.b64decode(text, validate=True)
     data = zlib.decompressobj().decompress(compressed, size + 1)
-    if kind == np.bool_:  # only the bytes 0 and 1 are valid values of a bool
+    if dtype == np.bool_:  # only the bytes 0 and 1 are valid values of a bool
         data = (np.frombuffer(data, np.uint8) != 0).tobytes()
-    array: Array = np.frombuffer(data, kind).reshape(shape)
+    array: Array = np.frombuffer(data, dtype).reshape(shape)
     return array
 
 
@@ -343,5 +346,5 @@ def _encode_field(number: int, content: bytes) -> bytes:
         length += bytes([lowest_bits | 128])  # 128: further groups follow
         remaining >>= 7
     length += bytes([remaining])
-    tag = bytes([number << 3 | 2])  # 2: a field with a length
+    tag = bytes([(number << 3) | 2])  # 2: a field with a length
     return tag + length + content

@@ -47,7 +47,15 @@ class OnnxRuntime(Engine):
             return _compute_outputs(_open_session(network, "cpu", 1), results, outputs)
 
         lanes = threads or default_thread_count()
-        return Graph(inputs, results, on_cpu, run, lanes, open_alone, open_residuals)
+        return Graph(
+            inputs,
+            results,
+            on_cpu,
+            run,
+            lanes=lanes,
+            open_alone=open_alone,
+            open_residuals=open_residuals,
+        )
 
 
 def _compute_outputs(session: onnxruntime.InferenceSession, names: list[str], outputs: list[str]) -> Compute:
@@ -70,11 +78,12 @@ def _open_session(model: str | bytes, device: str, threads: int | None) -> onnxr
     if threads is not None:
         options.intra_op_num_threads = threads
     providers = _providers(device)
-    if len(providers) > 1 and hasattr(onnxruntime, "preload_dlls"):
+    wants_cuda = len(providers) > 1
+    if wants_cuda and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # loads torch's CUDA, if it is there
     session = onnxruntime.InferenceSession(model, options, providers=providers)
     # ONNX Runtime does not report that it falls back to the CPU
-    if len(providers) > 1 and session.get_providers() == ["CPUExecutionProvider"]:
+    if wants_cuda and session.get_providers() == ["CPUExecutionProvider"]:
         raise InputError(
             "this ONNX Runtime cannot load CUDA: use --device cpu, or install the CUDA and cuDNN that its "
             "onnxruntime-gpu asks for"

@@ -35,7 +35,7 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stop OpenVINO's packages that are imported in this block from sending data.
+    """Keep OpenVINO's packages, if they are imported in this block, from sending data.
 
     Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
     folder. It uses the package openvino_telemetry for this, and works without that package. In this block,
@@ -56,7 +56,7 @@ def without_telemetry() -> Iterator[None]:
 def import_openvino() -> ModuleType:
     """Return the package openvino; raise InputError if it is not installed."""
     try:
-        if "openvino" in sys.modules:  # imported by other code, telemetry or not
+        if "openvino" in sys.modules:  # imported by other code, with telemetry or without
             import openvino
         else:
             with without_telemetry():
@@ -71,9 +71,9 @@ def shared_core() -> openvino.Core:
     """Return OpenVINO's `Core`: a single object for the life of the process.
 
     There must not be a second one. Each `Core` loads a CPU plugin that replaces this thread's stack for
-    signal handlers, and restores the former stack when it is unloaded. If the first of two plugins is
-    unloaded first, the second later restores the first one's stack, which is freed by then. The next signal,
-    such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
+    signal handlers, and restores the former stack when it is unloaded. Of two plugins, the second restores
+    the stack of the first, even if this stack was freed before because the first was unloaded earlier. The
+    next signal, such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
 
     The core has run once before it is returned. If several threads ran it for the first time at once, they
     could deadlock: one thread holds Python's lock while it waits for the binding's first import of numpy, and
@@ -89,7 +89,7 @@ def shared_core() -> openvino.Core:
             created = import_openvino().Core()
             try:
                 _run_once(created)
-            except Exception as error:  # RuntimeError, or whatever its binding makes of one
+            except Exception as error:  # RuntimeError, or what the binding turns it into
                 raise FlawscopeError(f"OpenVINO cannot run here: {one_line_message(error)}") from None
             _core = created
         return _core
@@ -98,7 +98,8 @@ def shared_core() -> openvino.Core:
 def _run_once(core: openvino.Core) -> None:
     """Run a small network with inputs and outputs of both types that models have, f32 and i64."""
     ov = import_openvino()
-    parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
+    types = (ov.Type.f32, ov.Type.i64)
+    parameters = [ov.opset13.parameter([1], element_type) for element_type in types]
     model = ov.Model([ov.opset13.result(parameter) for parameter in parameters], parameters)
     request = core.compile_model(model, "CPU").create_infer_request()
     results = request.infer([np.zeros(1, np.float32), np.zeros(1, np.int64)])
@@ -165,7 +166,8 @@ class OpenVino(Engine):
                 compiled.append(core.compile_model(part, device_name, part_options))
             return partial(_run_parts, compiled, results)
 
-        # one stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream
+        # One stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream. With one
+        # lane, `run_alone` uses the network on all threads.
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}
         compile_alone = partial(compile_parts, **streams)
         if residual_model is None:
@@ -180,14 +182,14 @@ class OpenVino(Engine):
 
 
 def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Split a network into the part that computes `RESIDUALS`, or None, and the rest."""
+    """Return the part of a network that computes `RESIDUALS`, None if it has none, and all the rest."""
     ov = import_openvino()
     residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not residuals:
         return None, model
-    rest = [result for result in model.get_results() if result not in residuals]
+    others = [result for result in model.get_results() if result not in residuals]
     inputs = model.get_parameters()
-    return ov.Model(residuals, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
+    return ov.Model(residuals, inputs, "residuals").clone(), ov.Model(others, inputs, "scores").clone()
 
 
 def _shape(tensor: openvino.Output) -> list[int | None]:
@@ -205,7 +207,7 @@ def _run_parts(
         part_inputs = {name: values[name] for name in input_names if name in STEP_INPUTS}
         # each call makes its own request, as several threads may call at once
         results = part.create_infer_request().infer(part_inputs)
-        for output, value in results.items():
+        for output, value in results.items():  # an output can have several names
             values |= dict.fromkeys(output.names, value)
     return [np.array(values[name], np.float32) for name in names]
 
@@ -229,6 +231,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
         target.replace_source_output(parameter.output(0))
     features.set_names(set())
     parameter.output(0).set_names({"features"})
+    # all results but the features, which would be the input itself
     score_results = [result for result in score.get_results() if result.input_value(0) != parameter.output(0)]
     return [
         ov.Model([features_result], embed.get_parameters(), "embed"),
@@ -238,6 +241,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
 
 def _find_features(model: openvino.Model) -> openvino.Output:
     """Return the output that contains the features; raise InputError unless there is exactly one."""
+    # without results, which repeat the names of the outputs that they return
     operations = [operation for operation in model.get_ops() if operation.get_type_name() != "Result"]
     outputs = [output for operation in operations for output in operation.outputs()]
     features = [output for output in outputs if "features" in output.names]

@@ -221,12 +221,13 @@ class ExportedSession:
         name = "model the exported network" if isinstance(network, bytes) else f"model {network}"
         self.engine = engine
         self.runtime = engine.runtime
-        self._how = (device, threads, precision)
+        self._open_arguments = (device, threads, precision)
         self.network: NetworkFile | None = None
         self.graph = engine.open_checked(network, name, RESULTS, device, threads, precision)
-        other_inputs = dict(self.graph.inputs)
-        dtype, shape = other_inputs.pop("images", ("", ()))
-        if dtype != "f32" or len(shape) != 4 or other_inputs:
+        inputs = dict(self.graph.inputs)
+        dtype, shape = inputs.pop("images", ("", ()))
+        has_other_inputs = bool(inputs)
+        if dtype != "f32" or len(shape) != 4 or has_other_inputs:
             raise mismatch_error(name)
         batch, channels, height, width = shape
         # a side of None may have any length: only the batch may be such a side
@@ -235,7 +236,7 @@ class ExportedSession:
         self.size = (int(height), int(width))
         self._run_alone: Compute | None = None  # opened by the first call
         self._residuals: Compute | None = None  # opened by the first call
-        self._alone_lock = Lock()
+        self._opening_lock = Lock()
 
     @classmethod
     def from_file(
@@ -271,7 +272,7 @@ class ExportedSession:
         """Pickle the path of the network, not the network: another process opens the file again."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be pickled")
-        return _open_again, (type(self.engine), self.network, *self._how)
+        return _open_again, (type(self.engine), self.network, *self._open_arguments)
 
     def __deepcopy__(self, _: object) -> Self:
         return self  # a network is only read, and several threads may
@@ -300,7 +301,7 @@ class ExportedSession:
         The first call opens the network a second time for one core. Where that is impossible, the images are
         run on all threads.
         """
-        with self._alone_lock:
+        with self._opening_lock:
             if self._run_alone is None:
                 # the second session reads the file again: a changed file would contain another network
                 can_open = self.network is None or self.network.is_unchanged()
@@ -321,11 +322,11 @@ class ExportedSession:
                 "this exported model does not say how pictures differ: `flawscope kinds` takes the "
                 ".safetensors model; export it then"
             )
-        with self._alone_lock:
+        with self._opening_lock:
             if self._residuals is None:
                 self._residuals = self.graph.open_residuals()
-        (cells,) = self.engine.run_checked(self._residuals, {"images": images})
-        return cells
+        (differences,) = self.engine.run_checked(self._residuals, {"images": images})
+        return differences
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
         """Return a function that raises ExcludedPictureError: an exported network cannot be changed."""

@@ -81,7 +81,7 @@ class TorchSession:
         """Return scores `[B]` and maps `[B, H, W]`, float32, of images `[B, 3, H, W]`."""
         batch = torch.from_numpy(images)
         if self.device.type == "cpu" and len(batch) > 1:
-            # One picture per thread: so no thread waits for another, which costs most on a busy machine
+            # One picture per thread: no thread waits for another, which would cost most on a busy machine
             with workers(self.device) as map_in_threads:
                 results = map_in_threads(self.model, batch.split(1))
             scores, maps = (torch.cat(parts) for parts in zip(*results, strict=True))
@@ -141,7 +141,8 @@ class Describing:
         """Return descriptors `[B, D]` of images `[B, 3, H, W]`, both float32."""
         device = self._network.roi.device
         batch = torch.from_numpy(images)
-        if device.type == "cpu" and torch.get_num_threads() > 1:  # one thread: others run other pictures
+        # With a single thread, this call runs where it is, as other threads run other pictures
+        if device.type == "cpu" and torch.get_num_threads() > 1:
             with workers(device) as map_in_threads:
                 [descriptors] = map_in_threads(self._network, [batch])
         else:

@@ -53,10 +53,10 @@ class RunPlan:
 
 
 def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> Json:
-    """Run a cell and return its document; this process runs no other cell.
+    """Run a cell in a process of its own, and return the cell's document.
 
-    If the cell is finished, its document is only read: after the loss of a node, a cluster may run its task
-    again. All that this process prints goes to the log in the work folder.
+    From now on, all that this process prints goes to the log in the work folder. The document of a finished
+    cell is only read: a cluster that lost a node may run a task a second time.
 
     Args:
         cell: The cell.
@@ -109,7 +109,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     if not is_fitted:
         new_facts = _fit_model(cell, dataset, model, threads, step, say)
         write_json(fit_file, new_facts)
-    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))
+    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))  # of this try or an earlier one
     start = time.perf_counter()
     predictor = load(model, device=cell.shared["device"], threads=threads)
     assert isinstance(predictor, Predictor)

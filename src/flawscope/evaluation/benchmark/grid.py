@@ -177,13 +177,17 @@ def plan_grid(
     )
     cells = tuple(_cells(method_names, seeds_of, usable, settings, shared_values))
     if not shot_counts:
-        return Grid(rows, method_names, seeds_of, cells, missing, unusable)
+        return Grid(
+            rows, methods=method_names, seeds=seeds_of, cells=cells, missing=missing, unusable=unusable
+        )
     shot_cells = tuple(_with_shots(cell, count) for cell, count in product(cells, shot_counts))
     column_seeds = {}
     for method, count in product(method_names, shot_counts):
         column_seeds[_shot_column(method, count)] = seeds_of[method]
     columns = tuple(column_seeds)
-    return Grid(rows, columns, column_seeds, shot_cells, missing, unusable)
+    return Grid(
+        rows, methods=columns, seeds=column_seeds, cells=shot_cells, missing=missing, unusable=unusable
+    )
 
 
 def _shared_values(arguments: Mapping[str, object]) -> Json:
@@ -256,7 +260,7 @@ def _cells(
         settings: Settings by method and category.
         shared: Values of the shared options. `minutes` is left out for methods that do not learn in steps.
     """
-    digests: dict[str, str] = {}  # of files and folders already hashed, by path
+    digests: dict[str, str] = {}  # of files and folders, by path
     data_digests = {}
     for category, dataset in datasets.items():
         data_digests[category] = _dataset_digest(dataset, digests)
@@ -391,13 +395,13 @@ def _cell_settings(
     if named_method not in (None, method):
         source = f"config {file}" if file else "--set"
         raise InputError(f"{source} is not for {method}: mend its `method`, or give the right file")
-    if seen != 0 and not _learns_from_defects(method):
+    if seen != 0 and not _learns_from_defects(method):  # 0: no defects
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
     config: Any = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         config = replace(config, steps=None)  # as many steps as the minutes allow
     seen_defects = int(seen) if str(seen).isdecimal() else str(seen)
-    return CellSettings(config, seen_defects)
+    return CellSettings(config, seen=seen_defects)
 
 
 def _applicable_options(method: str, options: Facts) -> Json:
@@ -468,7 +472,7 @@ def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
 
     Args:
         dataset: The category.
-        digests: Digests of files already hashed, by path; it is extended.
+        digests: Digests of files, by path; those that are computed here are added.
     """
     root = dataset.root
     items = [item for split in dataset.splits.values() for item in split]
@@ -484,11 +488,11 @@ def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
 
 
 def _settings_identity(config: PictureSettings, digests: dict[str, str]) -> Json:
-    """Return the settings, with name and digest in place of paths.
+    """Return the settings, with each path replaced by the name and digest of its file or folder.
 
     Args:
         config: The settings.
-        digests: Digests of files and folders already hashed, by path; it is extended.
+        digests: Digests of files and folders, by path; those that are computed here are added.
     """
     settings = asdict(config)
     for key in config.PATHS:
@@ -506,7 +510,7 @@ def _path_identity(value: object, digests: dict[str, str]) -> object:
 
     Args:
         value: Value of the setting.
-        digests: Digests of files and folders already hashed, by path; it is extended.
+        digests: Digests of files and folders, by path; those that are computed here are added.
     """
     path = Path(str(value))
     if not value or not path.exists():
@@ -527,11 +531,11 @@ def _folder_digest(path: Path, digests: dict[str, str]) -> str:
     If there are more than `MAX_HASHED_FILES`, it is the digest of their names and sizes only.
     """
     files = list(walk_files(path))
-    hashes_content = len(files) <= MAX_HASHED_FILES
+    is_small = len(files) <= MAX_HASHED_FILES
     entries: list[tuple[str, int | str]] = []
     for file in files:
         name = file.relative_to(path).as_posix()
-        if hashes_content:
+        if is_small:
             entries.append((name, _file_digest(file, digests)))
         else:
             size = file.stat().st_size if file.exists() else -1  # -1 for a broken link
@@ -540,13 +544,13 @@ def _folder_digest(path: Path, digests: dict[str, str]) -> str:
 
 
 def _seen_identity(value: int | str, dataset: Dataset, seed: int, digests: dict[str, str]) -> int | str:
-    """Return the seen defects as an identity has them: a number as it is, a list or folder with its digest.
+    """Return what an identity says of seen defects: their number, or name and digest of a list or folder.
 
     Args:
         value: Number of seen defects, or path of a list or folder of them.
         dataset: Data set that the defects are chosen from.
         seed: Seed of the choice.
-        digests: Digests of files already hashed, by path; it is extended.
+        digests: Digests of files, by path; those that are computed here are added.
     """
     if isinstance(value, int):
         return value  # the seed and the data, which choose the pictures, are in the identity
@@ -568,7 +572,7 @@ def _file_digest(path: str | os.PathLike[str], digests: dict[str, str]) -> str:
 
     Args:
         path: The file.
-        digests: Digests of files already hashed, by path; the file's digest is added.
+        digests: Digests of files, by path; that of this file is added if it is missing.
     """
     key = str(path)
     if key not in digests:

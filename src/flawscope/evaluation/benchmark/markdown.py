@@ -86,13 +86,13 @@ def render(results: Results) -> str:
 def _introduction(results: Results) -> str:
     """Return the text before the tables: methods, seeds, and how to read the figures."""
     grid = results.grid
-    count = f"{len(results.done)} of {pluralize(len(grid.cells), 'cell')} done"
+    state = f"{len(results.done)} of {pluralize(len(grid.cells), 'cell')} done"
     if results.failed:
-        count += f", {len(results.failed)} failed"
+        state += f", {len(results.failed)} failed"
     has_deviations = any(len(seeds) > 1 for seeds in grid.seeds.values())
     deviations = "; mean ± standard deviation over the seeds" if has_deviations else ""
     lines = [
-        f"{methods_and_seeds(grid)}; {count}.",
+        f"{methods_and_seeds(grid)}; {state}.",
         f"Shares from 0 to 1, higher is better{deviations}. A blank was not measured; an average that does "
         "not cover all says how many it covers.",
         "The page on benchmarks in flawscope's documentation says how each figure is made.",
@@ -174,7 +174,7 @@ def _cell_remarks(cell: Cell, document: Json, metric: str) -> list[str]:
     """Return the remarks on a metric of a cell that is done."""
     lines = []
     evaluation = document["evaluation"]
-    if not metric.startswith("image"):
+    if not metric.startswith("image"):  # remarks are on pixel metrics
         remarks = evaluation.get("remarks", ())  # documents of earlier versions have none
         lines += [f"{cell.label}: {line}" for line in remarks]
     skipped = document["skipped"]
@@ -237,7 +237,7 @@ def _light_section(results: Results) -> str:
             if table:
                 tables.append(table)
         cells = []
-        for rows_of_light in zip(*tables, strict=True):  # the rows of all seeds
+        for rows_of_light in zip(*tables, strict=True):  # the rows of one light, one of each seed
             light_names[rows_of_light[0]["name"]] = None
             sums = {}
             for key in ("false_alarms", "good", "found", "defective"):
@@ -343,7 +343,9 @@ def _settings_section(results: Results) -> str:
         for text, categories in categories_of_text.items():
             place = "" if len(categories_of_text) == 1 else f" ({', '.join(categories)})"
             lines.append(f"- {method}{place}: {text}")
-    return "## Settings\n\n" + "\n".join(lines) if lines else ""
+    if not lines:
+        return ""
+    return "## Settings\n\n" + "\n".join(lines)
 
 
 def _changed_settings(method: str, settings: Facts) -> str:
@@ -367,7 +369,9 @@ def _environment_section(results: Results) -> str:
     for text, count in cell_counts.items():
         cells = "" if len(cell_counts) == 1 else f" ({count} cells)"
         lines.append(f"- {text}{cells}")
-    return "## Environment\n\n" + "\n".join(lines) if lines else ""
+    if not lines:
+        return ""
+    return "## Environment\n\n" + "\n".join(lines)
 
 
 def _describe_machine(document: Json) -> str:

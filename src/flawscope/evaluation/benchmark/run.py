@@ -81,7 +81,7 @@ class _Report:
         jobs: Number of cells that run at a time.
         live: Prints the lines.
         failed: Reasons of failed cells, by the cells' names.
-        new: Cells that were finished in this run.
+        finished_now: Cells that were finished in this run.
     """
 
     grid: Grid
@@ -89,7 +89,7 @@ class _Report:
     jobs: int
     live: JobsProgress
     failed: dict[str, str] = field(default_factory=dict)
-    new: list[Cell] = field(default_factory=list)
+    finished_now: list[Cell] = field(default_factory=list)
 
     def results(self) -> Results:
         """Return a copy of the results up to now: later cells do not change it."""
@@ -101,7 +101,7 @@ class _Report:
         Args:
             cell: The cell.
             store: Files of the benchmark.
-            result: Document of the cell, or a FlawscopeError. Even after an error the document may be stored.
+            result: Document of the cell, or a FlawscopeError. After some errors the document is stored, too.
             unfinished: Cells that have not ended.
         """
         reason = str(result) if isinstance(result, FlawscopeError) else ""
@@ -110,9 +110,9 @@ class _Report:
             self.failed[cell.name] = reason
         else:
             self.done[cell.name] = document
-            self.new.append(cell)
+            self.finished_now.append(cell)
         results = self.results()
-        time_left = _time_left(unfinished, results, self.new, self.jobs)
+        time_left = _time_left(unfinished, results, self.finished_now, self.jobs)
         self.live.print_line(_cell_line(cell, results) + time_left, failed=document is None)
         if document is not None and reason:  # for example the model could not be kept
             self.live.print_line(f"      {cell.label}: {reason}", failed=True)
@@ -134,7 +134,8 @@ def _cell_line(cell: Cell, results: Results) -> str:
     title = f"[{ended_count}/{len(results.grid.cells)}] {cell.label}"
     document = results.document(cell)
     if document is None:
-        return f"{title}: failed: {' '.join(results.failed[cell.name].split())}"
+        reason_in_one_line = " ".join(results.failed[cell.name].split())
+        return f"{title}: failed: {reason_in_one_line}"
     parts = []
     for name in ("image_auroc", "pixel_auroc"):
         value = document["evaluation"]["metrics"][name]
@@ -147,19 +148,19 @@ def _cell_line(cell: Cell, results: Results) -> str:
     return f"{title}: {', '.join(parts)}"
 
 
-def _time_left(unfinished: Sequence[Cell], results: Results, new: Sequence[Cell], jobs: int) -> str:
+def _time_left(unfinished: Sequence[Cell], results: Results, timed: Sequence[Cell], jobs: int) -> str:
     """Return a text with the time that the unfinished cells may take.
 
-    Empty until a cell of each of their methods has been timed in this run.
+    Empty if every cell has ended, or if an unfinished cell's method has not been timed in this run.
 
     Args:
         unfinished: Cells that have not ended.
         results: The results so far.
-        new: Cells that were finished in this run.
+        timed: Cells that were finished in this run; their times are used.
         jobs: Number of cells that run at a time.
     """
     seconds_of_method: dict[str, list[float]] = {}
-    for cell in new:
+    for cell in timed:
         document = results.done[cell.name]
         seconds = (document["fit"]["seconds"] or 0.0) + document["evaluate"]["seconds"]
         seconds_of_method.setdefault(cell.method, []).append(seconds)
@@ -181,7 +182,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
     if device not in ("auto", "cpu") or may_find_gpu:
         return 1, "they share a graphics card"
     memory = system_memory()
-    available_bytes = GIB
+    available_bytes = GIB  # where the system does not say it
     if memory is not None:
         _, available_bytes = memory
     by_threads = threads // FIT_THREADS
@@ -299,7 +300,7 @@ class Processes:
         try:
             with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
                 self.processes.append(process)
-                if self.stopped:
+                if self.stopped:  # before this process was in the list
                     process.kill()
                 assert process.stdin
                 assert process.stdout
@@ -320,15 +321,15 @@ class Processes:
 def child_main() -> None:
     """Run a call in a child process: read it from stdin, write its progress and its result to stdout."""
     function, arguments = pickle.load(sys.stdin.buffer)
-    parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
+    to_parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
     os.dup2(2, 1)  # libraries that print to stdout write to stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def send(message: object, is_result: bool = False) -> None:
         """Send the parent a message: progress, or the result."""
         with suppress(OSError):  # the parent has ended
-            pickle.dump((is_result, message), parent)
-            parent.flush()
+            pickle.dump((is_result, message), to_parent)
+            to_parent.flush()
 
     result: object
     try:

@@ -90,7 +90,7 @@ def category_groups(rows: Sequence[str]) -> list[Group]:
     for name, categories in DATA_SETS.items():
         if categories != MVTEC and row_set.issuperset(categories):
             groups.append(Group(name, categories))
-    averaged = set(MVTEC)
+    averaged = set(MVTEC)  # rows of MVTec AD are in one of the groups above
     for group in groups:
         averaged.update(group.categories)
     others = tuple(row for row in rows if row not in averaged)
@@ -179,10 +179,10 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Groups of the rows that are averaged.
+        """Groups of rows over which figures are averaged.
 
-        If only some categories of MVTec AD are measured, these are a group, too, so that published figures
-        are averaged over the same categories.
+        If only some categories of MVTec AD are measured, a group of these is added, so that published figures
+        can be averaged over the same categories.
         """
         groups = category_groups(self.grid.rows)
         measured = []
@@ -340,9 +340,8 @@ def methods_and_seeds(grid: Grid) -> str:
 def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
     """Return the average of a source over a group, and the number of categories that it covers.
 
-    If the group is a complete data set and the source prints its average, that is returned. Otherwise the
-    average is computed from the source's cells, and has no mark. None where the source has no cell of the
-    group.
+    The average that the source prints for a complete data set is returned as printed. Other averages are
+    computed from the source's cells, and have no mark. None where the source has no cell of the group.
     """
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)

@@ -51,9 +51,9 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
-    # `count_normal` takes regions, as for pixels: all anomalous pictures are one region
+    # `count_normal` takes regions, as for pixels: all anomalous pictures are one region of one piece
     anomalous_scores = values[truth]
-    piece_count = 1 if anomalous_scores.size else 0  # no piece may be empty
+    piece_count = 1 if anomalous_scores.size else 0  # a piece must not be empty
     piece_starts = np.zeros(piece_count, np.int64)
     ones = np.ones(1)
     region = Regions(scores=anomalous_scores, starts=piece_starts, shares=ones, divisors=ones, count=1)

@@ -5,8 +5,8 @@ threshold just above a raises `negatives - up_to(a)`. These two integers give AU
 exactly, ties included, without ever forming a curve: normal scores between two neighbouring anomalous ones
 only draw a straight horizontal line. So normal scores come in batches of any size, are counted and forgotten.
 
-Sums run over integers, or through `math.fsum`: the results depend on the order of the scores alone, neither
-on the order of the pictures nor on any strictly increasing transform, to the last bit.
+Sums run over integers, or through `math.fsum`: the results depend only on the order of the scores. Neither
+the order of the pictures nor a strictly increasing transform of the scores changes the last bit.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _check_map(array: ArrayLike, name: str) -> Array:
     values = np.asarray(array)
     if values.ndim != 2:
         raise InputError(f"{name} has shape {values.shape}, expected [H, W]")
-    if values.dtype.kind not in "fiub":
+    if values.dtype.kind not in "fiub":  # float, signed and unsigned integer, bool
         raise InputError(f"{name} has dtype {values.dtype}, expected real numbers")
     return values
 
@@ -213,8 +213,9 @@ def gather_regions(
     """
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
+    no_scores = np.empty(0, dtype)  # in case there is no piece
     return Regions(
-        scores=np.concatenate([*pieces, np.empty(0, dtype)]).astype(dtype, copy=False),
+        scores=np.concatenate([*pieces, no_scores]).astype(dtype, copy=False),
         starts=np.cumsum(sizes) - sizes,
         shares=np.array(shares, np.float64),
         divisors=np.array(divisors, np.float64),
@@ -266,10 +267,10 @@ def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) ->
     for piece in pieces:
         values_left = piece.ravel()
         while values_left.size:
-            fitting = values_left[: batch.size - filled]
-            batch[filled : filled + fitting.size] = fitting
-            filled += fitting.size
-            values_left = values_left[fitting.size :]
+            next_values = values_left[: batch.size - filled]  # as many as there is room for
+            batch[filled : filled + next_values.size] = next_values
+            filled += next_values.size
+            values_left = values_left[next_values.size :]
             if filled == batch.size:
                 yield batch
                 filled = 0
@@ -327,7 +328,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         precision_sums.append(float((multiplicity * (hits / flagged)).sum()))
         # F1 = 2 TP / (flagged + positives) is best at an anomalous score, too
         f1 = 2 * hits / (flagged + positives)
-        # of thresholds with the same F1, the highest
+        # of thresholds with the same F1, the highest: `argmax` finds the first, and so searches from the end
         last_best = f1.size - 1 - int(np.argmax(f1[::-1]))
         if f1[last_best] >= best_f1:  # the thresholds of later chunks are at least as high
             best_f1 = float(f1[last_best])
@@ -344,10 +345,10 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     """Return the area under the curve of the mean region overlap up to `limit`, divided by `limit`.
 
     The curve is over the false-positive rate. It has one point per distinct score, with straight lines
-    between the points. Each anomalous pixel has one segment of the curve, on which it is found. Along the
-    segment, the threshold falls to the pixel's score, and the number of false alarms rises from `above` to
-    `at`. If the segment ends before the limit, the pixel adds the area `limit - (above + at) / 2`, with the
-    limit as a number of false alarms.
+    between the points. Each anomalous pixel is found on one segment of the curve: along it, the threshold
+    falls to the pixel's score, and the number of false alarms rises from `alarms_above` to `alarms_at`. If
+    the segment ends before the limit, the pixel adds `alarm_limit - (alarms_above + alarms_at) / 2` to the
+    area.
 
     NaN without a region or without a normal score.
 
@@ -363,7 +364,7 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     alarm_limit = limit * negatives  # as a number of false alarms, seldom whole
     # of each piece: number of pixels whose segment ends before the limit
     found_counts = np.zeros(piece_count, dtype=np.int64)
-    # of each piece: sum of above + at of these pixels
+    # of each piece: sum of alarms_above + alarms_at of these pixels
     end_sums = np.zeros(piece_count, dtype=np.int64)
     # of each piece: number of pixels whose segment crosses the limit; all of them have the same score
     crossing_counts = np.zeros(piece_count, dtype=np.int64)
@@ -379,11 +380,11 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
         np.add.at(end_sums, pieces[is_found], (alarms_above + alarms_at)[is_found])
         if is_crossing.any():
             np.add.at(crossing_counts, pieces[is_crossing], 1)
-            k = int(np.argmax(is_crossing))
-            length = alarms_at[k] - alarms_above[k]
-            width = alarm_limit - alarms_above[k]  # part of the segment before the limit
+            first_crossing = int(np.argmax(is_crossing))
+            length = alarms_at[first_crossing] - alarms_above[first_crossing]
+            width = alarm_limit - alarms_above[first_crossing]  # part of the segment before the limit
             # a triangle: over this width, the overlap rises from 0 to width / length
             crossing_area = float(width**2 / (2 * length) / alarm_limit)
-    # sum of limit - (above + at) / 2 over the found pixels, divided by the limit
+    # sum of alarm_limit - (alarms_above + alarms_at) / 2 over the found pixels, divided by alarm_limit
     areas = found_counts - end_sums / (2 * alarm_limit) + crossing_counts * crossing_area
     return math.fsum(areas * regions.shares / regions.divisors) / regions.count

@@ -67,8 +67,8 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     per distinct score and straight lines between the points. Source: Bergmann et al., IJCV 129 (2021); the
     regions are 8-connected as in the evaluation code published with it.
 
-    All metrics are NaN without an anomalous or without a normal pixel. The sequences are read twice, one
-    picture after the other, so that they may read from a file. The metrics need about 200 MB of memory, and
+    All metrics are NaN without an anomalous or without a normal pixel. Each sequence is read twice, picture
+    by picture, and may read the pictures from a file. The metrics need about 200 MB of memory, and
     32 bytes more for each anomalous pixel. The arguments are not changed.
 
     Args:
@@ -119,7 +119,7 @@ def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCou
         pieces, shares=[1.0] * len(areas), divisors=areas, count=len(areas), dtypes=dtypes
     )
     normal = (
-        values[~mask if is_valid is None else ~mask & is_valid]
+        values[~mask] if is_valid is None else values[~mask & is_valid]
         for _, values, mask, is_valid in iterate_checked(maps, masks, valid, "masks")
     )
     return count_normal(regions, batches(normal, normal_count, regions.scores.dtype)), regions
@@ -138,15 +138,15 @@ def _scores_by_region(
     """
     from scipy.ndimage import label  # slow to import
 
-    labelled, count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
+    number_map, region_count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
     scores = values[is_anomalous]
-    components = labelled[is_anomalous]
-    if count > 1:
-        if count <= np.iinfo(np.uint16).max:
-            components = components.astype(np.uint16)  # for 16 bits, NumPy has a faster sort (radix)
-        scores = scores[np.argsort(components, kind="stable")]
-    areas = np.bincount(components).astype(np.int64, copy=False)
-    return scores, areas[areas > 0]
+    region_numbers = number_map[is_anomalous]
+    if region_count > 1:
+        if region_count <= np.iinfo(np.uint16).max:
+            region_numbers = region_numbers.astype(np.uint16)  # for 16 bits, NumPy has a faster sort (radix)
+        scores = scores[np.argsort(region_numbers, kind="stable")]
+    score_counts = np.bincount(region_numbers).astype(np.int64, copy=False)
+    return scores, score_counts[score_counts > 0]
 
 
 # Per picture its regions, each ([H, W] bool, saturation in pixels); [] = good; None = no ground truth
@@ -164,7 +164,7 @@ def au_spro(
 
     sPRO is the mean over all regions of min(overlap / saturation, 1). A saturation above the region's area is
     reduced to the area. The false-positive rate is over the pixels outside every region. Regions may overlap.
-    A mask without a pixel (lost in resizing) is no region. Curve and integral are as for AU-PRO. If each
+    A mask whose pixels were all lost in resizing is no region. Curve and integral are as for AU-PRO. If each
     region is connected and its saturation is its area, AU-sPRO equals AU-PRO. The paper measures logical and
     structural anomalies separately, each with all good pictures, and averages the two results.
 
@@ -210,7 +210,7 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 
 def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gather the highest scores of each region, as many as its saturation, and count the normal scores below.
+    """Gather the highest scores of each region, up to its saturation, and count the normal scores below each.
 
     The arguments are those of `au_spro`.
     """
@@ -218,7 +218,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
     shares: list[float] = []
     divisors: list[float] = []
     dtypes: set[np.dtype[np.generic]] = set()
-    region_count = pixel_count = 0
+    region_count = pixel_count = 0  # pixel_count: of all pixels, normal or not
     for i, values, picture_regions, is_valid in iterate_checked(maps, regions, valid, "lists of regions"):
         dtypes.add(values.dtype)
         pixel_count += values.size
