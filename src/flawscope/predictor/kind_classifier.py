@@ -103,20 +103,21 @@ class KindClassifier:
             descriptors: [N, C], one for each region.
 
         Raises:
-            InputError: The model's kinds have another number C of values.
+            InputError: The model's kinds were learnt from descriptors with another number of values than C.
         """
         if descriptors.shape[1] != self.kinds.shape[1]:
             raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
         lengths, directions = to_length_1(descriptors)
-        squares = self._discriminant.distances(directions) * lengths**self.kinds.power
+        scales = lengths**self.kinds.power
+        squares = self._discriminant.distances(directions) * scales
         distances = np.array(self.kinds.distances)
         margins = np.array(self.kinds.margins)
         p_values = combined_p_values(squares, distances, margins, self.kinds.share)
         names = self.kinds.names
-        from_nearest = np.argsort(squares, axis=1, kind="stable")  # [N, K], numbers of kinds
+        nearest_first = np.argsort(squares, axis=1, kind="stable")  # [N, K], numbers of kinds
         kind_sets = []
-        for numbers, kind_p_values in zip(from_nearest, p_values.tolist(), strict=True):
-            likely = tuple(names[k] for k in numbers if kind_p_values[k] > self.kinds.effective_error)
+        for kind_numbers, kind_p_values in zip(nearest_first, p_values.tolist(), strict=True):
+            likely = tuple(names[k] for k in kind_numbers if kind_p_values[k] > self.kinds.effective_error)
             kind_sets.append(KindSet(likely, dict(zip(names, kind_p_values, strict=True))))
         return kind_sets
 
@@ -131,11 +132,12 @@ def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
     """Return p-values [N, K] of kinds: twice the smaller of two p-values (Bonferroni), at most 1.
 
-    The first p-value tests whether the kind is known at all. Its statistic is min - `share` * mean of the
-    squared distances to all kinds, ranked among the examples' `distances`. This compares the likelihood of
-    the nearest kind with that of a new kind, which lies around the middle of all kinds with 1/share of the
-    covariance. The second p-value tests each kind. Its statistic is the kind's squared distance - min, ranked
-    among the examples' `margins`.
+    The first p-value tests whether the kind is known at all. Its statistic is the smallest squared distance
+    to a kind, minus `share` times the mean over all kinds; it is ranked among the examples' `distances`. This
+    compares the likelihood of the nearest kind with that of a new kind. The new kind is assumed around the
+    middle of all kinds; its covariance is that of a kind, divided by `share`. The second p-value tests each
+    kind. Its statistic is the kind's squared distance minus the smallest one; it is ranked among the
+    examples' `margins`.
 
     Args:
         squares: [N, K], squared distances to the kinds.
@@ -237,10 +239,10 @@ def _confusion(
         kind_of: [N], number of each example's kind.
         distances: [N], first statistics of the examples (`combined_p_values`).
         margins: [N], second statistics of the examples (`combined_p_values`).
-        error: Share of the sets of kinds that may lack the true kind.
+        error: Largest share of answers that may lack the true kind.
     """
     count = squares.shape[1]
-    limit = max(error, 2 / len(kind_of))  # 2 / N: the least p-value that N - 1 examples can give
+    limit = max(error, 2 / len(kind_of))  # 2 / N: the smallest p-value that N - 1 examples can give
     # columns for the answers "several kinds" and "new kind", after the columns of the kinds
     several_kinds = count
     new_kind = count + 1

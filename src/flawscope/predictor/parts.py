@@ -30,8 +30,8 @@ def compare_view(looks: ViewLooks | None, view: str, prediction: Prediction) -> 
         view: View that the picture should show.
         prediction: The prediction.
     """
-    has_finding = any(finding.code == VIEW_EXCHANGED for finding in prediction.findings)
-    if looks is None or prediction.look is None or has_finding:
+    is_reported = any(finding.code == VIEW_EXCHANGED for finding in prediction.findings)
+    if looks is None or prediction.look is None or is_reported:
         return prediction
     other_view = looks.shown_instead(view, prediction.look)
     if other_view is None:

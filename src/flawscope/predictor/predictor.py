@@ -257,7 +257,8 @@ class Predictor(AnyModel["Predictor"]):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         views = self.manifest.preprocess.views(picture, name, counted)
         views.with_roi(self.artefact.tensors.get("region"))
-        return views, measure_appearance(views.images([0])[0], counted)
+        whole_view = views.images([0])[0]
+        return views, measure_appearance(whole_view, counted)
 
     def _run_views(
         self, pictures_views: list[Views], run: Run
@@ -303,13 +304,13 @@ class Predictor(AnyModel["Predictor"]):
         """Judge a picture of several parts by its worst part; the parts are computed together."""
         if isinstance(loaded, InputError):
             return loaded
-        views = loaded[0]
+        views, _ = loaded
         assert isinstance(views, PartFrameViews), "the preprocessing of several parts makes these"
         fusion = self.manifest.fusion
         if fusion is None:
-            results = views.predict_parts(run, None, batch=None, roi=self.artefact.counted)
+            results = views.predict_parts(run, fusion, batch=None, roi=self.artefact.counted)
         else:  # tiles mark the region of interest themselves
-            results = views.predict_parts(run, fusion, self.session.batch, roi=None)
+            results = views.predict_parts(run, fusion, batch=self.session.batch, roi=None)
         scores, picture_map, part_numbers = results
         worst_score = scores.max(keepdims=True)
         [(_, result)] = self.decide([(source, loaded)], worst_score, [picture_map])

@@ -126,8 +126,11 @@ def _judge_new(
     new_numbers = [number for number in table.distinct() if table.rows[number].hash not in known_hashes]
     part_of = stored_part_reader(model.manifest)
     new_rows = [table.rows[number] for number in new_numbers]
-    units = units_of(new_rows, known, part_of)  # `units.rows` are in the order of `new_numbers`
-    rows_to_score = {number: units.rows[k] for k, number in enumerate(new_numbers) if k not in units.copies}
+    units = units_of(new_rows, known, part_of)
+    rows_to_score = {}
+    for k, number in enumerate(new_numbers):  # `units` counts the new pictures in this order
+        if k not in units.copies:
+            rows_to_score[number] = units.rows[k]
     good_pictures = SessionPictures(model, good, step)
     run_of = leave_out_known(model, known)
     scored = score(good_pictures, rows_to_score, run_of, model.manifest.preprocess.lights)

@@ -72,9 +72,9 @@ class KnownProduct:
         return float(max(limits))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return p-values of distances: the largest over lights of the conformal p-value in each light.
+        """Return the conformal p-value of each distance: its largest p-value in any light.
 
-        In a light with n good pictures, a p-value is (1 + #{good distances >= distance}) / (n + 1).
+        In a light with n good pictures, the p-value is (1 + #{good distances >= distance}) / (n + 1).
         """
         p_values_by_light = []
         for good_distances in self.leave_one_out:

@@ -109,7 +109,7 @@ def open_joined(
     device: str = "auto",
     failures: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Router:
-    """Open a router in memory in torch.
+    """Open a router, whose models are in memory, in PyTorch.
 
     Args:
         mapping: The models.
@@ -245,8 +245,8 @@ class Router(AnyModel[Predictor]):
         """Run each product's `Predictor.self_test`, and count samples that are recognised as another product.
 
         Returns:
-            The certificate of each product, by its name, with this count as `mistaken`; it is None for models
-            of views.
+            The certificate of each product, by the product's name. The count is its `mistaken`, which is None
+            if the models judge views of a part.
         """
         certificates = {}
         recognition = self._artefact.recognition

@@ -261,7 +261,8 @@ class _SessionAnswers:
             elif isinstance(result, InputError):
                 self.answers.failures[number] = failure_of(result)
             else:
-                self._add_answer(number, loaded[1], result, run)
+                _, appearance = loaded
+                self._add_answer(number, appearance, result, run)
 
     def _add_answer(self, number: int, appearance: FeatureValues, prediction: Prediction, run: Run) -> None:
         """Add the answer for a picture, and judge it in the further lights.
@@ -278,6 +279,7 @@ class _SessionAnswers:
             line = f"cannot calibrate on {name}: {refusal.words}; remove it"
             self.answers.failures[number] = data_checks.CANNOT_CALIBRATE.coded(line)
             return
+        # a row of `_values` for the own light, and one for each further light; NaN: the picture is lost
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:
             values[0] = self._values(prediction)

@@ -217,7 +217,7 @@ def read_picture(
     Args:
         source: The picture.
         bgr: Whether the picture is a numpy array with the channels in OpenCV's order.
-        leave_out: Hashes of the decoded pixels (`pixel_hash`) of pictures that are refused.
+        leave_out: Pictures that are refused, each by the `pixel_hash` of its decoded pixels.
         read: Function that decodes a picture.
 
     Raises:

@@ -117,7 +117,7 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
 
 
 def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share 0..1 of the colour scale -> opacity, as a share of the largest, which is reached at 0.5."""
+    """Return the opacity at each share 0..1 of the colour scale: 0..1, largest in the middle of the scale."""
 
     def smooth_step(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)

@@ -61,14 +61,15 @@ class Link(NamedTuple):
 
 
 def _cell_content(value: object) -> object:
-    """Return a value that a cell can hold: a text without control characters; for NaN or infinity a text."""
+    """Return the value as a cell can hold it: texts without control characters, NaN and infinity as texts."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if not isinstance(value, str):
         return value
-    valid_text = value.encode("utf-8", "backslashreplace").decode()  # a file name may not be UTF-8
+    # file names with bytes that are no UTF-8 have characters that cannot be encoded
+    valid_text = value.encode("utf-8", "backslashreplace").decode()
     return ILLEGAL_CHARACTERS_RE.sub("", valid_text)
 
 
@@ -190,7 +191,7 @@ def _cell_text(value: object) -> str:
 
 def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
     """Encode a workbook with one sheet of these rows, the heading first."""
-    book = Workbook({SHEET: fitting_columns(rows)})
+    book = Workbook({SHEET: fitting_columns(rows)})  # the columns have the heading
     file = io.BytesIO()
     for row in rows[1:]:
         book.add(SHEET, row)

@@ -122,6 +122,7 @@ class PictureWriter:
         try:
             rendered = RenderedPrediction.render(path if source is None else source, prediction)
         except (InputError, MemoryError) as error:  # such as a picture that was moved
+            # a MemoryError may have no text
             self.failures.append(f"{error or path} (scored, but not drawn)")
         if rendered:
             drawing.save_png(self.output.path(f"overlays/{name}.png"), rendered.overlay)
@@ -213,10 +214,10 @@ def _shorten(name: str) -> str:
 
 
 def common_folder(paths: Sequence[Path]) -> Path | None:
-    """Return the common folder of the pictures outside the working folder, as `root` of `PictureWriter`.
+    """Return the deepest folder that has all pictures in it, except those in the working folder.
 
-    The result is None if the pictures have only the root of a drive in common, or all lie in the working
-    folder.
+    It is the `root` for `PictureWriter`. The result is None if the pictures have only the root of a drive in
+    common, or all lie in the working folder.
     """
     working_folder = _absolute(Path())
     outer_folders = set()

@@ -101,7 +101,7 @@ class FoundParts:
         parts = []
         for facts in data["parts"]:
             pose = PartPose(**facts["part_pose"])
-            parts.append(FoundPart(**{**facts, "part_pose": pose}))
+            parts.append(FoundPart(**(facts | {"part_pose": pose})))
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
         return cls(tuple(parts), data["least"], data["most"], objects, data["wrong"])
 

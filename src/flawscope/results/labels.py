@@ -296,8 +296,8 @@ _SIDES = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0,
 def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
     """Yield the closed lines between marked and unmarked pixels, clockwise around marked ones."""
     padded = np.pad(mask, 1)
-    # each side between a marked and an unmarked pixel: its end, by its beginning (x, y); up to two begin at a
-    # corner
+    # The sides between a marked and an unmarked pixel, each from its beginning (x, y) to its end. Two sides
+    # begin at a corner where marked pixels touch diagonally
     ends_by_beginning: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
         has_marked_neighbour = np.roll(padded, (-dy, -dx), axis=(0, 1))

@@ -431,8 +431,7 @@ class Prediction:
             picture: A picture as `predict` takes it, RGB; None: the file of this prediction is read.
 
         Raises:
-            InputError: The picture cannot be read; or neither the prediction has a file, nor a picture is
-                given.
+            InputError: The picture cannot be read; or no picture is given, and the prediction has no file.
         """
         if picture is not None:
             source = picture

@@ -81,7 +81,7 @@ class Region:
         return max(x1 - x0, y1 - y0)
 
     def to_dict(self) -> Json:
-        """Return the region as results have it in JSON."""
+        """Return the region's entry in the JSON of a result."""
         document: Json = {
             "box": [round(side, 2) for side in self.box],
             "area": round(self.area, 2),

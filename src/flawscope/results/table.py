@@ -434,8 +434,8 @@ def _parse_row(values: dict[str, str | None], decimal_comma: bool) -> ResultRow:
         if column.name not in FLOAT_COLUMNS:
             text_by_column[column.name] = from_csv_cell(text)
             continue
-        number = text.replace(",", ".") if decimal_comma else text
-        number_by_column[column.name] = float(number) if number else None
+        number_text = text.replace(",", ".") if decimal_comma else text
+        number_by_column[column.name] = float(number_text) if number_text else None
     return ResultRow(**text_by_column, **number_by_column)  # type: ignore[arg-type]
 
 

@@ -308,8 +308,8 @@ class Tolerances:
     def _refusal(self, region: Region, kind: str | None) -> Reason | None:
         """Return why no rule tolerates a region of this kind.
 
-        The result is None if each rule would tolerate this region alone, but there are too many regions. If
-        there is no rule for the kind, the first rule of all gives the reason.
+        The result is None if each rule would tolerate the region if it were the only one: then there are too
+        many regions. If there is no rule for the kind, the first of all rules gives the reason.
         """
         rules_of_kind = [rule for rule in self.rules if rule.kind in (kind, ANY)]
         for rule in rules_of_kind or self.rules:

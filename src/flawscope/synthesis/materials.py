@@ -188,8 +188,10 @@ def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Pic
     row = np.searchsorted(row_starts, y, "right") - 1
     column = np.searchsorted(column_starts, x, "right") - 1
     source_cell = order[row * columns + column]
-    source_y = np.minimum(row_starts[source_cell // columns] + y - row_starts[row], height - 1)
-    source_x = np.minimum(column_starts[source_cell % columns] + x - column_starts[column], width - 1)
+    y_in_cell = y - row_starts[row]
+    x_in_cell = x - column_starts[column]
+    source_y = np.minimum(row_starts[source_cell // columns] + y_in_cell, height - 1)
+    source_x = np.minimum(column_starts[source_cell % columns] + x_in_cell, width - 1)
     changed = picture.copy()
     changed[y, x] = picture[source_y, source_x]
     return changed

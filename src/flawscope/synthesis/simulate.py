@@ -134,7 +134,7 @@ def simulate_defect(
     Args:
         picture: [H, W, 3] uint8, the good picture.
         rng: Source of the defect.
-        kind: A key of `KINDS`. None: a random key; without a scale, a random one of `PAPER_KINDS`.
+        kind: A key of `KINDS`. None: a random one of `KINDS` if a scale is given, else of `PAPER_KINDS`.
         scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
             None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
             kinds a scale is chosen at random.

@@ -158,8 +158,8 @@ class TextureFolder:
 
         Args:
             folder: The folder.
-            side: Pixels a side to which larger textures are reduced.
-            memory: Bytes of textures, at most.
+            side: Side in pixels to which larger textures are reduced.
+            memory: Most bytes that the textures may take.
 
         Raises:
             InputError: There is no picture, or none can be read.

@@ -91,13 +91,25 @@ def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _distorted_mesh(
-    canvas: NDArray[np.int_], size: NDArray[np.int_], inverse: NDArray[np.float64], rng: np.random.Generator
+    canvas_size: NDArray[np.int_],
+    source_size: NDArray[np.int_],
+    inverse: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """Return Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
-    rows, columns = (np.unique(np.linspace(0, n, _MESH_CELLS + 1).round().astype(int)) for n in canvas)
+    """Return Pillow's mesh: rectangles of the canvas, each with the four points of the source that it shows.
+
+    Args:
+        canvas_size: Height and width of the picture to make.
+        source_size: Height and width of the picture that is distorted.
+        inverse: Matrix [2, 2] from canvas to source (row, column).
+        rng: Generator of the distortion.
+    """
+    rows, columns = (
+        np.unique(np.linspace(0, side, _MESH_CELLS + 1).round().astype(int)) for side in canvas_size
+    )
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
-    source = (grid - canvas / 2) @ inverse.T + size / 2
-    source = source + rng.normal(0, rng.uniform(0, 0.03), source.shape) * size
+    source = (grid - canvas_size / 2) @ inverse.T + source_size / 2
+    source = source + rng.normal(0, rng.uniform(0, 0.03), source.shape) * source_size
     mesh = []
     for i in range(len(rows) - 1):
         for j in range(len(columns) - 1):

@@ -94,7 +94,7 @@ def saved_and_read(case: Case) -> None:
 def damaged_files_are_refused(case: Case) -> None:
     """A model file whose tensors are missing or contradict the settings is an InputError of one line."""
     artefact = case.fitted().artefact
-    session: Any = type(case.fitted().session)
+    session_class: Any = type(case.fitted().session)
     state_names = case.fitted().detector.state_dict()
     learnt_names = [name for name in state_names if not name.startswith("backbone.")]
     damaged_tensors = []
@@ -104,7 +104,7 @@ def damaged_files_are_refused(case: Case) -> None:
         damaged_tensors.append({name: array for name, array in artefact.tensors.items() if name != missing})
     for tensors in damaged_tensors:
         damaged = replace(artefact, tensors=tensors)
-        must_refuse(lambda damaged=damaged: session.open(damaged, "cpu"), "a damaged model")  # type: ignore[misc]
+        must_refuse(lambda damaged=damaged: session_class.open(damaged, "cpu"), "a damaged model")  # type: ignore[misc]
 
 
 # ---- what counts

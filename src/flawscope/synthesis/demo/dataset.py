@@ -78,9 +78,10 @@ def draw_picture(
     if defect is None:
         return good, np.zeros((size, size), np.bool_)
     for attempt in range(_TRIES):
-        # A defect that is not visible (off the edge, in the dark) is drawn again at another place. After a
-        # few attempts, it also becomes easier to see
-        attempt_difficulty = difficulty * (1 - max(0, attempt - 3) / (_TRIES - 4))
+        # A defect that is not visible (off the edge, in the dark) is drawn again at another place. From the
+        # fifth attempt on it also becomes easier to see: the last one has difficulty 0
+        easing = max(0, attempt - 3) / (_TRIES - 4)
+        attempt_difficulty = difficulty * (1 - easing)
         flaw = scene.Flaw(defect, attempt_difficulty, np.random.default_rng([flaw_seed, attempt]))
         defective_canvas = render(size, np.random.default_rng(part_seed), flaw)
         intended = np.abs(defective_canvas - canvas).max(-1) > 0.5

@@ -214,9 +214,9 @@ def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float,
         canvas, (150 - 60 * towards)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
     )
     # depth of the socket
-    deep = 30 + 34 * np.maximum(-towards, 0) * smooth(distance / 6)
+    depth = 30 + 34 * np.maximum(-towards, 0) * smooth(distance / 6)
     composite(
-        canvas, deep[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)
+        canvas, depth[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)
     )
 
 
@@ -241,7 +241,7 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     black.text((0, 61.5 * n), "SN", fill=255, font=_font(11), anchor="lm")
     black.text((18 * n, 61.5 * n), part.serial, fill=255, font=_font(11), anchor="lm")
     orange.ellipse([width - 13 * n, 56 * n, width - 2 * n, 67 * n], fill=255)
-    # bar code: six bits for each digit, and a bar behind them
+    # bar code: six bits for each digit, then one wide bar
     bits = "".join(f"{int(digit) * 37 % 64:06b}1" for digit in "7" + part.serial + "3")
     step = width / (2 * len(bits))
     for index, bit in enumerate(bits):
@@ -250,26 +250,27 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     plate = Image.merge("RGB", inks)
     if flaw:
         plate = _misprint(plate, flaw)
-    # Bring the printing plate into the label's window of the picture: turned at three times its size, then
-    # averaged
+    # Bring the printing plate into the label's window of the picture: turn it at three times the window's
+    # resolution, then average
     frame = part.frame
     scale = part.frame.scale
     centre = frame.pixel(*_LABEL)
     half_height = (_LABEL_HALF[1] + 6) * scale
     top, left = (int(edge) for edge in np.asarray(centre) - half_height)
-    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)  # the label is wider than high
+    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)  # half of the width, instead of the height
     rows = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale)
     columns = math.ceil(2 * (_LABEL_HALF[0] + 6) * scale)
     rows = min(rows, canvas.shape[0] - top)
     columns = min(columns, canvas.shape[1] - left)
     fine = 3
-    cos = math.cos(frame.angle) * n / scale / fine
-    sin = math.sin(frame.angle) * n / scale / fine
+    # from a pixel of the enlarged window to the pixel of the plate: turned, enlarged, and moved
+    scaled_cos = math.cos(frame.angle) * n / scale / fine
+    scaled_sin = math.sin(frame.angle) * n / scale / fine
     middle_y = (centre[0] - top) * fine
     middle_x = (centre[1] - left) * fine
-    x_offset = width / 2 - cos * middle_x - sin * middle_y
-    y_offset = height / 2 + sin * middle_x - cos * middle_y
-    affine = (cos, sin, x_offset, -sin, cos, y_offset)
+    x_offset = width / 2 - scaled_cos * middle_x - scaled_sin * middle_y
+    y_offset = height / 2 + scaled_sin * middle_x - scaled_cos * middle_y
+    affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)
     turned = plate.transform(
         (columns * fine, rows * fine), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     ).reduce(fine)
