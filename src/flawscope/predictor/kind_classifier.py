@@ -168,7 +168,7 @@ def learn(
     Args:
         descriptors: [N, C] of the regions.
         labels: [N], kind of each region.
-        error: Share of the sets of kinds that may lack the true kind.
+        error: Largest share of answers that may lack the true kind.
 
     Raises:
         InputError: No kind has `MIN_EXAMPLES` examples, or `error` is not between 0 and 1.
@@ -182,7 +182,7 @@ def learn(
             f"no kind of defect has {MIN_EXAMPLES} examples with a region ({', '.join(counts) or 'none'}): "
             "label more"
         )
-    # examples are sorted by kind: so a fold of every n-th example has few examples of each kind
+    # sorted by kind, so that a fold, which takes every n-th example, leaves out few examples of each kind
     rows = np.array([row for name in names for row, label in enumerate(labels) if label == name])
     kind_of = np.array([names.index(labels[row]) for row in rows])
     lengths, examples = to_length_1(descriptors[rows])
@@ -198,22 +198,24 @@ def learn(
     discriminant = LinearDiscriminant.fit(examples, kind_of, len(names))
     tensor = np.concatenate([discriminant.means, discriminant.directions]).astype(np.float32)
     kinds = Kinds(
-        names,
-        tuple(sizes.tolist()),
-        error,
-        discriminant.spread,
-        (len(tensor), tensor.shape[1]),
-        tuple(distances.tolist()),
-        tuple(margins.tolist()),
-        _confusion(squares, kind_of, distances, margins, error),
-        POWER,
-        SHARE,
+        names=names,
+        counts=tuple(sizes.tolist()),
+        error=error,
+        spread=discriminant.spread,
+        shape=(len(tensor), tensor.shape[1]),
+        distances=tuple(distances.tolist()),
+        margins=tuple(margins.tolist()),
+        confusion=_confusion(squares, kind_of, distances, margins, error),
+        power=POWER,
+        share=SHARE,
     )
     return KindClassifier(kinds, tensor)
 
 
 def _left_out_distances(examples: Floats, kind_of: NDArray[np.intp], count: int) -> Floats:
-    """Return squared distances [N, K] of examples to kinds that were learnt without the example's fold.
+    """Return the squared distances [N, K] of examples to kinds, by cross-validation.
+
+    Each example is compared with kinds that were learnt from the other folds.
 
     Args:
         examples: [N, C], descriptors at length 1.

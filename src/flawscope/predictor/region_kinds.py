@@ -63,7 +63,7 @@ def region_descriptors(
         for number in numbers_to_run:
             y, _ = view_points[number][region]
             count += len(y)
-        point_counts.append([max(1, count)])
+        point_counts.append([max(1, count)])  # not 0: it is a divisor
     session = model.session
     sums = []  # [views, regions, C]
     for start in range(0, len(numbers_to_run), session.batch):

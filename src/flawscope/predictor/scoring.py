@@ -231,10 +231,10 @@ class _SessionAnswers:
             batch: Numbers of pictures, and the loaded pictures.
             shared_run: Judges the pictures that the model has not learnt from.
             rows: Rows of the pictures, by number.
-            run_of: Returns the run of the model without a picture's unit; None: the model has not learnt from
-                that unit.
+            run_of: Returns for a row the run that judges without what was learnt from the row's unit; None:
+                the model has not learnt from that unit.
         """
-        not_learnt = list[tuple[int, LoadResult]]()
+        to_judge_together = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
             try:
                 run_without_it = run_of(rows[number])
@@ -242,10 +242,10 @@ class _SessionAnswers:
                 self.answers.excluded.append(number)
                 continue
             if run_without_it is None:
-                not_learnt.append((number, loaded))
+                to_judge_together.append((number, loaded))
             else:
                 self._judge([(number, loaded)], run_without_it)
-        self._judge(not_learnt, shared_run)
+        self._judge(to_judge_together, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
         """Judge loaded pictures by `run`: together in their own light, one by one in the further lights."""

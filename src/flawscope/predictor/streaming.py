@@ -74,7 +74,7 @@ def stream_predictions(
     """
     lanes = session.lanes if batch is None and not tiled else 1
     iterator = iter(pictures)
-    # read as many pictures as it takes to choose among the ways below
+    # take the first pictures: their number decides which of the ways below is used
     first = list(islice(iterator, 1 if batch == 1 else max(2, lanes)))
     sources = chain(first, iterator)
     if len(first) < 2:  # a single picture, or each as soon as it comes
@@ -198,7 +198,7 @@ def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Itera
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image):
         return [pictures]
-    if isinstance(pictures, np.ndarray) and pictures.ndim < 4:  # an array of four is a batch of pictures
+    if isinstance(pictures, np.ndarray) and pictures.ndim < 4:  # with four dimensions it is a batch
         return [pictures]
     if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
         value = describe_value(pictures)

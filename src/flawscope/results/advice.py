@@ -112,7 +112,7 @@ def advice(
 def _steps_to_see_better(
     lies: str | None, marks: Sequence[float], pictures: Sequence[Size], network: Size | None
 ) -> list[Advice]:
-    """Return the steps against parts that lie differently, and against defects too small at the network."""
+    """Return the steps against parts that lie differently, and against defects too small for the network."""
     steps = []
     if lies is not None:
         steps.append(Advice(f"--align {lies}", LIES[lies]))

@@ -127,7 +127,7 @@ class Workbook:
         return self._rows[name] > MAX_ROWS
 
     def save(self, file: IO[bytes]) -> None:
-        """Write the workbook, once."""
+        """Write the workbook; a second call is an error."""
         from openpyxl.utils import get_column_letter
 
         for name, columns in self._columns.items():

@@ -192,7 +192,7 @@ class PictureWriter:
             if relative.parts[0] == "test" and len(relative.parts) > 1:
                 relative = Path(*relative.parts[1:])
             return relative.with_suffix("").as_posix()
-        return f"{absolute.parent.name}/{absolute.stem}".lstrip("/")
+        return f"{absolute.parent.name}/{absolute.stem}".lstrip("/")  # the root of a drive has no name
 
 
 def _folded(name: str) -> str:

@@ -249,6 +249,6 @@ def run_totals(facts: Facts) -> list[tuple[str, object]]:
     totals = [(title, all_facts[name]) for name, title in FACTS.items() if all_facts.get(name) is not None]
     for name, product_facts in facts.get("products", {}).items():
         if "pictures" in product_facts:
-            counts = f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous"
-            totals.append((f"Product {name}", counts))
+            words = f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous"
+            totals.append((f"Product {name}", words))
     return totals

@@ -61,11 +61,11 @@ class Measured(NamedTuple):
         return {"code": self.limit, "kind": kind, "size": self.size, "relation": ">", "most": self.most}
 
     def bounded(self, kind: str | None, relation: str) -> Reason:
-        """Return the reason "the defect may be as large as the bound, which is ≤ or > the limit".
+        """Return the reason that compares the largest possible size of the defect with the limit.
 
         Args:
             kind: Kind of the region.
-            relation: How the bound compares with the limit, "≤" or ">".
+            relation: The largest possible size is "≤" or ">" the limit.
         """
         return {
             "code": f"{self.limit}_at_most",
@@ -198,8 +198,8 @@ class Tolerances:
         """Return the rules of a file.
 
         Args:
-            document: Content of the file, read as YAML.
-            content: Bytes of the file.
+            document: The file's parsed YAML.
+            content: The file's bytes.
             path: The file.
         """
         data = _check_keys(document, [*_FORMS], str(path))
@@ -208,18 +208,18 @@ class Tolerances:
                 raise InputError(f"{path} has no {name}: write {form}")
         version = _parse_version(data["version"], path)
         size = _parse_size(data["picture"], path)
-        documents = data["rules"]
-        if not isinstance(documents, list) or not documents:
+        rule_documents = data["rules"]
+        if not isinstance(rule_documents, list) or not rule_documents:
             raise InputError(f"{path} has no rules: write {_FORMS['rules']}")
         rules = []
         masks = []
         digest = hashlib.sha256(content)
-        for number, rule_facts in enumerate(documents, 1):
-            rule = _parse_rule(rule_facts, f"{path} rule {number}", path.parent, size)
+        for number, rule_document in enumerate(rule_documents, 1):
+            rule = _parse_rule(rule_document, f"{path} rule {number}", path.parent, size)
             rules.append(rule)
             if isinstance(rule.zone, np.ndarray):
                 digest.update(rule.zone.tobytes())
-                masks.append(path.parent / rule_facts["zone"])
+                masks.append(path.parent / rule_document["zone"])
         return cls(version, digest.hexdigest(), size, tuple(rules), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:
@@ -353,6 +353,7 @@ def _judge_parts(prediction: Prediction, numbers: Array, tolerances: Tolerances)
         parts = prediction.found_parts.parts
         all_numbers = [part.part_index for part in parts]
         anomalous_numbers = [part.part_index for part in parts if part.is_anomalous]
+    # by the parts' numbers; `numbers` has the part of each pixel
     regions_by_part = _regions_by_part(prediction, numbers, all_numbers)
     if regions_by_part is None:
         return Verdict.beyond("at_edge")

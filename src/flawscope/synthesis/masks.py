@@ -162,7 +162,7 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
     """
     count = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
-    # a window that a spot of any aspect and edge fits into
+    # a window that is large enough for any aspect and edge of the spot
     reach = math.ceil(1.8 * math.sqrt(count)) + 4
     rows = slice(max(0, row - reach), min(within.shape[0], row + reach + 1))
     columns = slice(max(0, column - reach), min(within.shape[1], column + reach + 1))
@@ -248,15 +248,15 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
         path: [N, 2], points (row, column); pixel centres are at half integers.
         widths: [N], widths of the line at the points, in pixels.
     """
-    # the line's window: first and last row and column
+    # (row, column) where the line's window starts, and where it stops
     reach = float(widths.max()) / 2 + 1
-    low = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
-    high = np.clip(np.ceil(path.max(0) + reach), low + 1, np.asarray(shape)).astype(int)
-    rows, columns = (int(side) for side in high - low)
+    start_corner = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
+    stop_corner = np.clip(np.ceil(path.max(0) + reach), start_corner + 1, np.asarray(shape)).astype(int)
+    rows, columns = (int(side) for side in stop_corner - start_corner)
     n = _SUPERSAMPLING
     canvas = Image.new("L", (columns * n, rows * n), 0)
     draw = ImageDraw.Draw(canvas)
-    points = (path - low) * n
+    points = (path - start_corner) * n
     for start, end, width in zip(points[:-1], points[1:], widths[:-1] * n, strict=True):
         start_xy = start[::-1]
         end_xy = end[::-1]
@@ -267,7 +267,9 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
             draw.ellipse([*(start_xy - radius), *(start_xy + radius)], fill=255)
     fine = np.asarray(canvas, np.float32).reshape(rows, n, columns, n)
     coverage = np.zeros(shape, np.float32)
-    coverage[low[0] : high[0], low[1] : high[1]] = fine.mean((1, 3)) / 255
+    top, left = start_corner
+    bottom, right = stop_corner
+    coverage[top:bottom, left:right] = fine.mean((1, 3)) / 255
     return coverage
 
 

@@ -240,15 +240,15 @@ def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are learnt from or held out together."""
     model = case.fitted("region")
     calibrated = {row.hash for row in _scored(model)}
-    is_calibrated: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture of a part, by part
+    flags_by_part: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture: is it calibrated with?
     for row in model.manifest.pictures:
         match = re.search(case.pair_pattern, row.name)
         if match and row.role != "duplicate":
-            is_calibrated.setdefault(match.groups(), []).append(row.hash in calibrated)
-    is_together = all(len(set(flags)) == 1 for flags in is_calibrated.values())
-    must(is_calibrated and is_together, f"a part is divided: {is_calibrated}")
+            flags_by_part.setdefault(match.groups(), []).append(row.hash in calibrated)
+    is_together = all(len(set(flags)) == 1 for flags in flags_by_part.values())
+    must(flags_by_part and is_together, f"a part is divided: {flags_by_part}")
     must(
-        any(len(flags) == 2 for flags in is_calibrated.values()), f"no part has two pictures: {is_calibrated}"
+        any(len(flags) == 2 for flags in flags_by_part.values()), f"no part has two pictures: {flags_by_part}"
     )
 
 

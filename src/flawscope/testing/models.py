@@ -302,7 +302,8 @@ def outside_is_not_learnt(case: Case) -> None:
     _must_learn_same(case, model, case.fit(filled, "region", **options), "other pixels outside of the region")
     changed = [np.array(decode(source)) for source in case.probes]
     for picture in changed:
-        # not from the region's border, at 4/8, because scaling mixes the pixels beside it
+        # The region ends at 4/8 of the width. Pixels beside this border stay as they are, because scaling
+        # mixes them with pixels of the region
         outside = picture[:, picture.shape[1] * 5 // 8 :]
         outside[:] = outside.max() - outside
     scores, maps = predict_scores_and_maps(model, case.probes)
@@ -335,10 +336,10 @@ def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32
 
 def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
     """Return the tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
-    other_names = {"roi", "samples", "sample_maps", *model.detector.calibrated}
+    not_learnt_names = {"roi", "samples", "sample_maps", *model.detector.calibrated}
     learnt = {}
     for name, array in model.artefact.tensors.items():
-        if name not in other_names:
+        if name not in not_learnt_names:
             learnt[name] = array.tobytes()
     return learnt
 

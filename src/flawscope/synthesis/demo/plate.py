@@ -118,7 +118,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
     edge = rounded_box(u, v, _HALF, _CORNER)
     face = 168 + 8.5 * part.grain + 30 * np.exp(-(((0.55 * u + 0.85 * v + 40 + part.highlight) / 62) ** 2))
-    # the bevel is bright where its side faces the light; the gradient of the distance is that direction
+    # the bevel is bright where it faces the light; it faces in the direction of the distance's gradient
     slope_y, slope_x = np.gradient(edge)
     facing = (slope_x * scene.LIGHT[0] + slope_y * scene.LIGHT[1]) * scale
     face += 52 * facing * smooth(1 + edge / 5) - 14 * np.exp(-(((edge + 5.2) / 0.8) ** 2))

@@ -91,9 +91,10 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
 def window_around(
     canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the canvas, `u` and `v` within `reach` units of a point, to draw small parts in.
+    """Return a window of the canvas around a point, for small parts, and its distances `u` and `v`.
 
-    The returned canvas shares the memory of `canvas`; `u` and `v` are distances from the point.
+    The window ends `reach` units from the point. It shares the memory of `canvas`: what is drawn in it is
+    drawn on the canvas. `u` and `v` are distances from the point.
     """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
