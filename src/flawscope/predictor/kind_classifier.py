@@ -61,12 +61,13 @@ class LinearDiscriminant(NamedTuple):
         means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
         residuals = descriptors - means[labels]
         degrees_of_freedom = max(1, len(labels) - count)
-        _, scales, directions = np.linalg.svd(residuals, full_matrices=False)
-        # variance along each direction, and mean variance of all directions (the spread); their weights are
-        # 1 - SHRINKAGE and SHRINKAGE
-        variances = (1 - SHRINKAGE) * scales**2 / degrees_of_freedom
-        total = SHRINKAGE * float((scales**2).sum())
+        _, singular_values, directions = np.linalg.svd(residuals, full_matrices=False)
+        # The variance along a direction is estimated as 1 - SHRINKAGE of its own variance, plus the spread:
+        # SHRINKAGE of the mean variance of all directions
+        variances = (1 - SHRINKAGE) * singular_values**2 / degrees_of_freedom
+        total = SHRINKAGE * float((singular_values**2).sum())
         spread = max(total / degrees_of_freedom / descriptors.shape[1], MIN_SPREAD)
+        # a squared weight is the share by which the squared distance along the direction is reduced
         weights = np.sqrt(variances / (variances + spread))
         return cls(means, weights[:, None] * directions, spread)
 

@@ -132,11 +132,12 @@ class LabelledRegions:
         [(_, result)] = predictor.judge([(example.picture, loaded)], predictor.session.run)
         if isinstance(result, InputError):
             raise result
-        region = _find_touched_region(result, mask)
-        if region is None:
+        region_number = _find_touched_region(result, mask)
+        if region_number is None:
             self.missed[example.kind] += 1
             return
-        (descriptor,) = region_descriptors(predictor, loaded[0], result, region)
+        views, _ = loaded
+        (descriptor,) = region_descriptors(predictor, views, result, only=region_number)
         self.descriptors.append(descriptor)
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))

@@ -144,7 +144,8 @@ class PartCollector:
     def group(self, paths: Sequence[Path]) -> list[Path]:
         """Sort files so that those of a part follow each other; parts keep the order of their first files.
 
-        In this order, few parts are incomplete at a time, whose predictions are held in memory.
+        The predictions of incomplete parts are held in memory: in this order, there are few of them at a
+        time.
         """
         first_place_by_part = dict[str, int]()  # place of each part's first file
         for place, path in enumerate(paths):
@@ -279,9 +280,10 @@ class RoutedParts(PartCollector):
             name for name, calibration in self.calibrations.items() if shown_views.issubset(calibration.views)
         ]
         distances = np.array([recognition.distances for recognition in recognitions])
-        of_part = self._recogniser.recognise_group(distances, candidates or None)
-        all_show_products = all(recognition.product for recognition in recognitions)
-        return of_part if all_show_products else of_part._replace(product=None)
+        part_recognition = self._recogniser.recognise_group(distances, candidates or None)
+        if all(recognition.product for recognition in recognitions):
+            return part_recognition
+        return part_recognition._replace(product=None)  # a view shows none of the products
 
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None

@@ -64,7 +64,7 @@ class KnownProduct:
         simulated defect.
         """
         pictures = self._pictures
-        farthest = max(distances[-1] for distances in self.leave_one_out)
+        farthest = max(distances[-1] for distances in self.leave_one_out)  # the last is the largest
         limits = [min(GOOD_DISTANCE_FACTOR * farthest, MAX_GOOD_LIMIT), MIN_LIMIT]
         if len(pictures.defective):
             defect_distances = self.distances(pictures.defective, pictures.carriers)

@@ -181,18 +181,18 @@ def looser_rate(
 
     def count_called(rate: float) -> tuple[int, int]:
         """Return the numbers of defective and of good pictures that are called anomalous at a rate."""
-        defects = 0
-        alarms = 0
+        found_defects = 0
+        false_alarms = 0
         for is_defective, is_called, p_value in decided:
             if is_called or p_value <= rate + ROUNDING:
-                defects += is_defective
-                alarms += not is_defective
-        return defects, alarms
+                found_defects += is_defective
+                false_alarms += not is_defective
+        return found_defects, false_alarms
 
     def worth(rate: float) -> float:
         """Return the share of defects found at a rate, minus the share of false alarms."""
-        defects, alarms = count_called(rate)
-        return defects / defect_count - alarms / good_count
+        found_defects, false_alarms = count_called(rate)
+        return found_defects / defect_count - false_alarms / good_count
 
     present_rate = 0.0  # all p-values are above it: only pictures count that are called anomalous now
     best_rate = max(sorted(rates), key=worth, default=None)
@@ -209,22 +209,22 @@ def looser_rate(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Return whether most pictures lose pixels since they are scaled down to the default size.
+    """Return whether the size is the default one, and most pictures lose pixels by it.
 
-    If so, a larger size shows more, and a search tries it. A loss of a few percent does not count: it comes
+    A larger size then shows more, and a search tries it. A loss of a few percent does not count: it comes
     from rounding the sides to the network's step.
     """
     if network is None or not pictures or network != default_network(pictures):
         return False
-    shares = [pixels_left(1, size, network) for size in pictures]
+    shares = [pixels_left(1, size, network) for size in pictures]  # what is left of one pixel
     return statistics.median_low(shares) < REDUCED
 
 
 def _advise_min_defect(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
-    """Advise `--min-defect` where missed defects are too small at the network to be found.
+    """Advise `--min-defect` where missed defects are too small for the network.
 
-    The arguments are those of `advice`. The result is None if the defects are large enough, or too small in
-    any tile.
+    The arguments are those of `advice`. The result is None if the defects are large enough, or if they would
+    be too small in any tile as well.
     """
     quarter_index = int(SMALL_SHARE * (len(marks) - 1))
     length = sorted(marks)[quarter_index]  # a quarter of the defects are not longer
@@ -237,8 +237,10 @@ def _advise_min_defect(marks: Sequence[float], pictures: Sequence[Size], network
         return None
     tile_size, _ = choice
     largest_size = max(pictures, key=math.prod)
-    counts = [_count_tiles(side, tile_side) for side, tile_side in zip(largest_size, tile_size, strict=True)]
-    view_count = 1 + math.prod(counts)  # the whole picture is seen, too
+    tile_counts = []  # along the height, along the width
+    for side, tile_side in zip(largest_size, tile_size, strict=True):
+        tile_counts.append(_count_tiles(side, tile_side))
+    view_count = 1 + math.prod(tile_counts)  # the whole picture is seen, too
     return Advice(
         f"--min-defect {min_defect}px, which takes about {view_count} times as long a picture",
         f"a quarter of the missed defects are up to {length:.0f} px long, {network_length:.0f} px at the "

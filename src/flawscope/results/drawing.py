@@ -256,7 +256,10 @@ def _text_place(
     x, y = middle + 0.8 * (lowest_corner - middle)
     left, top, right, bottom = box
     width, height = size
-    return float(min(max(x, -left), width - right)), float(min(max(y, -top), height - bottom))
+    # moved to the right and down to enter the picture, then to the left and up to stay in it
+    inside_x = min(max(x, -left), width - right)
+    inside_y = min(max(y, -top), height - bottom)
+    return float(inside_x), float(inside_y)
 
 
 def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> Pixels:

@@ -85,8 +85,8 @@ class Workbook:
 
         self._book = Book(write_only=True)
         self._columns: dict[str, Sequence[Column]] = {}
-        self._rows = Counter[str]()
-        self._links = Counter[str]()
+        self._row_counts = Counter[str]()
+        self._link_counts = Counter[str]()
         for name, columns in sheets.items():
             self.add_sheet(name, columns)
 
@@ -112,7 +112,7 @@ class Workbook:
         """
         if self.is_full(name):
             return
-        self._rows[name] += 1
+        self._row_counts[name] += 1
         sheet = self._book[name]
         cell_values = values
         if self.is_full(name):  # this row is the last that fits
@@ -124,7 +124,7 @@ class Workbook:
 
     def is_full(self, name: str) -> bool:
         """Return whether a sheet takes no more rows."""
-        return self._rows[name] > MAX_ROWS
+        return self._row_counts[name] > MAX_ROWS
 
     def save(self, file: IO[bytes]) -> None:
         """Write the workbook; a second call is an error."""
@@ -132,7 +132,7 @@ class Workbook:
 
         for name, columns in self._columns.items():
             last_column = get_column_letter(len(columns))
-            last_row = self._rows[name] + 1  # with the heading
+            last_row = self._row_counts[name] + 1  # with the heading
             self._book[name].auto_filter.ref = f"A1:{last_column}{last_row}"
         # in memory first: an archive whose file cannot be written would raise errors again when Python ends
         archive = io.BytesIO()
@@ -148,8 +148,8 @@ class Workbook:
         cell = WriteOnlyCell(sheet, value=content)
         if isinstance(content, str):
             cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
-        if link and self._links[sheet.title] < MAX_LINKS:
-            self._links[sheet.title] += 1
+        if link and self._link_counts[sheet.title] < MAX_LINKS:
+            self._link_counts[sheet.title] += 1
             cell.hyperlink = link
             cell.style = "Hyperlink"
         else:

@@ -368,7 +368,7 @@ class Prediction:
         return labels
 
     def drawing_facts(self) -> Json:
-        """Return values for JSON from which `from_map` makes a prediction that is drawn as this one."""
+        """Return, as values for JSON, what `from_map` needs to make a prediction that looks like this one."""
         return {
             **asdict(self.levels),
             "geometry": self.geometry.to_dict(),
@@ -632,7 +632,8 @@ class MismatchDetector:
                 f"whole ({describe_shifts(far_shifts)}), {self.anomalous} of {self.count} are anomalous: "
                 f"{remedy}"
             )
-        if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or self.false_alarm_rate > MAJORITY:
+        is_expected = self.false_alarm_rate > MAJORITY  # even of good pictures most would be anomalous
+        if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or is_expected:
             return ""
         return self._too_many_warning()
 

@@ -140,7 +140,7 @@ class ResultWorkbook:
         return self.book.is_full(JUDGED)
 
     def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[object]] = ()) -> None:
-        """Write the workbook, once.
+        """Write the workbook; a second call is an error.
 
         Args:
             file: File to write to.
@@ -149,8 +149,8 @@ class ResultWorkbook:
         """
         if parts:
             self.book.add_sheet(PARTS, fitting_columns(parts), place=0)
-        for row in parts[1:]:
-            self.book.add(PARTS, row)
+            for row in parts[1:]:
+                self.book.add(PARTS, row)
         for name, value in (*totals, *MEANING.items()):
             self.book.add(TOTALS, (name, value))
         self.book.save(file)

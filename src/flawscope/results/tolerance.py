@@ -122,7 +122,7 @@ class Rule:
         return first_measured.bounded(kind, "≤")
 
     def _measure(self, region: Region) -> Iterator[Measured]:
-        """Yield a region's size beside each limit that the rule has."""
+        """Yield each limit that the rule has, with the region's size that it applies to."""
         for limit, (attribute, _) in LIMITS.items():
             most = getattr(self, limit)
             if most is None:
@@ -375,7 +375,7 @@ def _regions_by_part(
 
     Args:
         prediction: The prediction.
-        numbers: Those of `apply_tolerances`.
+        numbers: [H, W], number of the part at each pixel, as in `apply_tolerances`.
         parts: Numbers of all parts.
     """
     regions_by_part: dict[int, list[Region]] = {number: [] for number in parts}
@@ -476,7 +476,7 @@ def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -
         x0, y0, x1, y1 = sides
         height, width = size
         smallest_margin = min(x0, y0, width - x1, height - y1)
-        # a zone may reach a pixel beyond the picture, since regions must not touch its edge
+        # a zone may reach a pixel beyond the picture, since regions must not touch the zone's edge
         if smallest_margin < -1:
             raise InputError(
                 f"{place}: zone is {zone!r:.60} and leaves the picture, which has {width} x {height} "
@@ -529,15 +529,15 @@ def _is_name(text: str) -> bool:
 
 
 def _check_keys(data: object, valid_keys: Sequence[str], place: str) -> Json:
-    """Return `data`, after a check that it is a document with valid keys only.
+    """Return `data`, after a check that it is a mapping with valid keys only.
 
     Args:
-        data: Content of a YAML document.
+        data: Parsed YAML.
         valid_keys: Keys that it may have.
-        place: Where the document is, for errors.
+        place: Where the data is from, for errors.
 
     Raises:
-        InputError: The data is no document, or has other keys.
+        InputError: The data is no mapping, or has other keys.
     """
     if not isinstance(data, dict):
         raise InputError(f"{place} is no list of `key: value`: write {', '.join(valid_keys)}")

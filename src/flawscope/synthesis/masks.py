@@ -192,7 +192,7 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
 
     The region has fewer pixels if the connected part of `allowed` has fewer. A bisection finds the level
     above which the field's region around the seed has about `count` pixels. If the size jumps past `count` at
-    a level, because two hills merge, the region is filled up ring by ring.
+    a level, because two hills merge, rings of pixels are added to the smaller region.
 
     Args:
         field: [H, W], the field.
@@ -222,7 +222,8 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
             shell = region
             low = middle
     while (missing_count := count - int(core.sum())) > 0:
-        # at once, a quarter of the rings that a disc would need; a single ring if that is too many
+        # Add several rings at once: a quarter of those that a disc would need. If these are too many, a
+        # single ring follows below
         rings = int((math.sqrt(count) - math.sqrt(count - missing_count)) / 4)
         if rings > 1:
             wider = ndimage.binary_dilation(core, iterations=rings, mask=shell)

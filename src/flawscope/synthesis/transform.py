@@ -56,21 +56,23 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     box = bounding_box(mask, 1)
     layers = np.concatenate([picture[box], mask[box][..., None] * np.uint8(255)], 2)
     middle = np.asarray([(part.start + part.stop) / 2 for part in box])
-    frame = np.asarray(mask.shape, np.float64)
+    # all sizes are (height, width)
+    picture_size = np.asarray(mask.shape, np.float64)
     matrix = _random_matrix(rng)
-    size = np.asarray(layers.shape[:2])
-    extent = np.abs(matrix) @ size  # (height, width) of the moved cut
-    reduction = min(1.0, float((frame / extent).min()))  # the cut must not be larger than the picture
+    layers_size = np.asarray(layers.shape[:2])
+    extent = np.abs(matrix) @ layers_size  # size of the moved cut
+    reduction = min(1.0, float((picture_size / extent).min()))  # the cut must not be larger than the picture
     matrix = matrix * reduction
     extent = extent * reduction
-    canvas = np.clip(np.ceil(extent), 1, frame).astype(int)
+    canvas_size = np.clip(np.ceil(extent), 1, picture_size).astype(int)
     if rng.random() < 0.5:  # turn about the picture's middle, which moves the cut
-        middle = frame / 2 + matrix @ (middle - frame / 2)
-    top, left = np.rint(middle - canvas / 2).astype(int)
-    mesh = _distorted_mesh(canvas, size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
+        middle = picture_size / 2 + matrix @ (middle - picture_size / 2)
+    top, left = np.rint(middle - canvas_size / 2).astype(int)
+    mesh = _distorted_mesh(canvas_size, layers_size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
+    canvas_height, canvas_width = canvas_size
     turned = np.asarray(
         Image.fromarray(layers).transform(
-            (int(canvas[1]), int(canvas[0])), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
+            (int(canvas_width), int(canvas_height)), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
         )
     )
     alpha = turned[..., 3]

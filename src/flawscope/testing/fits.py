@@ -118,11 +118,11 @@ def calibration_is_honest(case: Case) -> None:
     for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
         rows = _scored(model)
-        source_of = {}
+        source_by_hash = {}
         for source in case.training_pictures(variant):
             if not isinstance(source, bytes):
-                source_of[pixel_hash(decode(source))] = source
-        sources = [source_of[row.hash] for row in rows]
+                source_by_hash[pixel_hash(decode(source))] = source
+        sources = [source_by_hash[row.hash] for row in rows]
         if case.method.holds_out:
             _must_be_answers(model, sources, variant)
         else:
@@ -142,7 +142,7 @@ def _must_be_answers(model: Predictor, sources: Sequence[PictureSource], variant
 def _must_be_near_refits(
     case: Case, model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
 ) -> None:
-    """Check that the stored scores and levels are near those of models fitted without the picture's unit.
+    """Check that a picture's stored score and levels are near those by a model fitted without its unit.
 
     Only every third picture is checked, because each needs a fit.
 

@@ -247,7 +247,7 @@ def _check_export(case: Case, engine: str) -> None:
     exported = load(case.exported_path(variant), engine=engine, device="cpu")
     assert isinstance(exported, Predictor)
     for key, facts in exported.manifest.facts.items():
-        if key.startswith("certificate"):
+        if key.startswith("certificate"):  # its `decisions` is the number of decisions that differ
             must(not facts["decisions"], "an engine decided otherwise than the model")
     must(exported.calibration.scores == case.fitted(variant).calibration.scores, "another calibration")
     expected_scores, expected_maps = case.outputs(variant)

@@ -142,10 +142,11 @@ def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float
     for _ in range(int(5 + radius)):
         angle = rng.uniform(0, 2 * np.pi)
         root = np.asarray([math.sin(angle), math.cos(angle)]) * radius * rng.uniform(0.9, 1.15)
-        turn = angle + math.pi + rng.normal(0, 0.7)
+        inwards = angle + math.pi + rng.normal(0, 0.7)
         steps = np.linspace(0, rng.uniform(0.25, 0.8) * radius, 6)[:, None]
-        bend = turn + rng.normal(0, 0.5) * np.linspace(0, 1, 6)
-        path = root + steps * np.stack([np.sin(bend), np.cos(bend)], 1) + (centre[0] + 0.5, centre[1] + 0.5)
+        headings = inwards + rng.normal(0, 0.5) * np.linspace(0, 1, 6)  # the end is bent
+        directions = np.stack([np.sin(headings), np.cos(headings)], 1)
+        path = root + steps * directions + (centre[0] + 0.5, centre[1] + 0.5)
         colour = (_WARP if rng.random() < 0.5 else _WEFT) * rng.uniform(0.5, 0.95)
         widths = np.linspace(1.3, 0.5, 6) * max(scale, 0.5)
         scene.composite(canvas, colour, 0.85 * line_coverage((size, size), path, widths))

@@ -86,9 +86,10 @@ def _brushed_grain(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
     """Return the grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
     side = math.ceil(1.2 * size)
     streaks = np.zeros((side, side), np.float32)
-    for columns, height in ((3, 0.35), (10, 0.5), (40, 0.5)):
+    for columns, strength in ((3, 0.35), (10, 0.5), (40, 0.5)):
         coarse = Image.fromarray(rng.standard_normal((side, columns), np.float32))
-        streaks += height * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+        streaks += strength * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+    # turn about the middle, and cut out the middle
     cos, sin = math.cos(frame.angle), math.sin(frame.angle)
     x_offset = side / 2 - (cos + sin) * size / 2
     y_offset = side / 2 - (cos - sin) * size / 2
