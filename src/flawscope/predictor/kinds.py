@@ -136,7 +136,7 @@ class LabelledRegions:
         if region_number is None:
             self.missed[example.kind] += 1
             return
-        views, _ = loaded
+        views = loaded[0]
         (descriptor,) = region_descriptors(predictor, views, result, only=region_number)
         self.descriptors.append(descriptor)
         self.kinds.append(example.kind)

@@ -279,6 +279,7 @@ class Predictor(AnyModel["Predictor"]):
         try:
             if self.manifest.preprocess.several is not None:
                 return [(source, self._judge_parts(source, loaded, run)) for source, loaded in batch]
+            # the views of the pictures that could be read
             readable = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
             scores, maps = self._run_views(readable, run)
         except MemoryError as error:
@@ -304,7 +305,7 @@ class Predictor(AnyModel["Predictor"]):
         """Judge a picture of several parts by its worst part; the parts are computed together."""
         if isinstance(loaded, InputError):
             return loaded
-        views, _ = loaded
+        views = loaded[0]
         assert isinstance(views, PartFrameViews), "the preprocessing of several parts makes these"
         fusion = self.manifest.fusion
         if fusion is None:
@@ -368,7 +369,7 @@ class Predictor(AnyModel["Predictor"]):
             severity: Severity of the score.
             anomalous: Decision on the score.
         """
-        views, appearance = seen[:2]
+        views, appearance = seen[:2]  # a router adds the recognised product
         preprocess = self.manifest.preprocess
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         if not math.isfinite(score):
@@ -380,11 +381,11 @@ class Predictor(AnyModel["Predictor"]):
         # `PEAK_RADIUS` is in pixels of the network, `peak_radius` in pixels of the map
         peak_radius = PEAK_RADIUS * max(self.session.size) / max(restored_map.shape)
         levels = ScoreLevels(
-            calibration.score_threshold,
-            calibration.mask_threshold,
-            calibration.colour_range,
-            calibration.outline,
-            peak_radius,
+            score_threshold=calibration.score_threshold,
+            mask_threshold=calibration.mask_threshold,
+            colour_range=calibration.colour_range,
+            outline=calibration.outline,
+            nearby=peak_radius,
         )
         parts = self._find_part(views)
         findings = []
@@ -495,7 +496,7 @@ class Predictor(AnyModel["Predictor"]):
         return self.with_manifest(result.manifest).with_failures(result.failures)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
-        """Return the mask [H, W], at the size of a prediction's map, of the pixels that count.
+        """Return a mask [H, W] of a prediction's map: the pixels that count.
 
         Such pixels show the picture, not a letterbox's border, and lie in the region of interest.
         """
@@ -516,7 +517,8 @@ class Predictor(AnyModel["Predictor"]):
         if region is None:
             return visible
         frame_geometry = how.whole.geometry(how.frame_size(geometry.picture_size))
-        return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, *size)
+        height, width = size
+        return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, height, width)
 
     def self_test(self) -> Certificate:
         """Run the artefact's sample pictures on this machine, and compare the results with stored ones.

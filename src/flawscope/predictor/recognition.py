@@ -123,4 +123,4 @@ class Recogniser:
         product_distances = distances[:, nearest]
         is_within = bool((product_distances <= product.limit).all())  # false if a distance is NaN
         p_value = float(product.p_values(product_distances).min())
-        return Recognition(name if is_within else None, name, p_value)  # product, nearest, p-value
+        return Recognition(product=name if is_within else None, nearest=name, p_value=p_value)

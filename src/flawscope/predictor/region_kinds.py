@@ -111,7 +111,7 @@ def _points_in_picture(
     """
     how = model.manifest.preprocess
     geometry = prediction.geometry
-    if how.corrections:
+    if how.corrections:  # the corrected picture differs from the picture
         region = np.zeros(prediction.map.shape, np.bool_)
         region[pixels] = True
         rows, columns = np.nonzero(how.corrected_mask(geometry.warp_mask(region)))

@@ -319,6 +319,7 @@ class Router(AnyModel[Predictor]):
             if isinstance(loaded, InputError):
                 results[number] = (source, loaded)
                 continue
+            # `load` of a router adds the recognition as the last item
             recognition: Recognition = loaded[-1]  # type: ignore[assignment]
             recognitions[number] = recognition
             numbers_by_product.setdefault(recognition.nearest, []).append(number)

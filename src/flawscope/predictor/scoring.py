@@ -120,13 +120,13 @@ def score(
 ) -> ScoredRows:
     """Score rows and mark them as counted.
 
-    A row whose parts are lost in some light counts as above all scores.
+    A row whose parts are lost in some light counts as if its score were above all others.
 
     Args:
         table: The rows' pictures, and the model.
         rows: The rows, by number.
         run_of: Returns the run of the model without a row's unit.
-        lights: The model's lights (`Preprocess.lights`), or only the first, which changes nothing.
+        lights: The model's lights (`Preprocess.lights`), or only the first, which leaves a picture as it is.
     """
     answers = table.answers(rows, run_of, lights)
     numbers = [number for number in rows if number in answers.pictures]
@@ -136,7 +136,9 @@ def score(
     for number in numbers:
         row = rows[number]
         appearance = answers.pictures[number].measured
-        measured_rows.append(row.seen(row.look, appearance, row.size) if appearance else row)
+        if appearance:
+            row = row.seen(row.look, appearance, row.size)
+        measured_rows.append(row)
     values = np.array([answers.pictures[number].values for number in numbers])  # [rows, lights, 3]
     own_light_values = values[:, :1]
     scored_rows = judge(measured_rows, values)
@@ -149,7 +151,7 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return the `RunOf` of a model.
+    """Return a function that returns for a row the run without what was learnt from its unit (`RunOf`).
 
     Args:
         model: The model.
@@ -261,7 +263,7 @@ class _SessionAnswers:
             elif isinstance(result, InputError):
                 self.answers.failures[number] = failure_of(result)
             else:
-                _, appearance = loaded
+                appearance = loaded[1]
                 self._add_answer(number, appearance, result, run)
 
     def _add_answer(self, number: int, appearance: FeatureValues, prediction: Prediction, run: Run) -> None:

@@ -119,7 +119,7 @@ def _prefetch(
         sources: Arguments of `work`.
         work: Makes a result.
         threads: Number of threads.
-        ahead: Number of sources that are worked on at once.
+        ahead: Largest number of sources that are being worked on, or wait for a thread.
         may_go_on: Function that takes a result, and returns whether further work may begin while the caller
             uses this result.
     """

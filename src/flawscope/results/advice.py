@@ -82,7 +82,7 @@ def advice(
         network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
         defects: Number of defects that were judged.
         missed: Number of defects that were not found.
-        lies_elsewhere: Returns whether parts lie at different places; it is called only if that decides.
+        lies_elsewhere: Returns whether parts lie at different places; called only if the answer matters.
         sole: Name of the good picture that alone sets the threshold; empty: no single picture does.
         hidden: Number of missed defects that would be found if `sole` were left out.
         looser: Advice on a false-alarm rate that would find many more defects; None: no rate would.
@@ -147,8 +147,8 @@ def remedies(
     Args:
         learnt: Number of good parts that the model has learnt from.
         pictures: Sizes (H, W) of pictures.
-        network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
-        accurate: Whether its method has a preset `accurate` that the model was not fitted with.
+        network: Size (H, W) that pictures are scaled to; None: pictures are seen in tiles.
+        accurate: Whether the model's method has a preset `accurate`, and the model was fitted with another.
         tried: Whether settings were tried (`--auto`).
     """
     steps = ["--preset accurate"] if accurate else []

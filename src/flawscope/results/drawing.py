@@ -320,9 +320,9 @@ def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pi
 
 
 def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) -> float:
-    """Return the area in pixels that a box (x0, y0, x1, y1) covers of the squares.
+    """Return the area of squares that a box (x0, y0, x1, y1) covers, in pixels.
 
-    Of a turned square, its upright bounding box counts.
+    A turned square counts as its upright bounding box.
     """
     covered_area = 0.0
     for square in squares:

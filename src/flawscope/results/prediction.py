@@ -351,7 +351,7 @@ class Prediction:
         return with_names, self.outlined(values), drawing.outline_colour(self.is_tolerated)
 
     def _kind_labels(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
-        """Return x, y and text of a label with the kinds of each of the strongest regions.
+        """Return labels with the kinds of the strongest regions: x, y and text of each.
 
         x, y is the lower left corner of the region's box, in pixels of the picture scaled to `size` (H, W).
         There are no labels if the model names no kinds.
@@ -409,9 +409,12 @@ class Prediction:
 
     def squares(self, size: tuple[int, int]) -> list[drawing.Square]:
         """Return squares around the parts that were found, in the picture scaled to `size` (H, W)."""
-        squares = [] if self.part_pose is None else [drawing.Square(self.part_pose.corners())]
         if self.found_parts is not None:
             squares = self.found_parts.squares()
+        elif self.part_pose is not None:
+            squares = [drawing.Square(self.part_pose.corners())]
+        else:
+            squares = []
         picture_height, picture_width = self.geometry.picture_size
         scale_y = size[0] / picture_height
         scale_x = size[1] / picture_width

@@ -464,7 +464,9 @@ class OutputFiles:
             InputError: A file cannot be removed; then no file is removed.
         """
         self.check()
-        removed_count = sum(self._remove_file(name) for name in sorted(self.names))
+        removed_count = 0
+        for name in sorted(self.names):
+            removed_count += self._remove_file(name)
         folders = {parent for name in self.names for parent in Path(name).parents}
         folders -= {Path()}  # the results folder itself stays
         inner_first = sorted(folders, key=lambda folder: len(folder.parts), reverse=True)

@@ -102,12 +102,12 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
     canvas_width = max(1, math.ceil(canvas_cells[1] * width / cell_columns * coarseness))
     noise = perlin_noise((canvas_height, canvas_width), canvas_cells, rng)
     angle = math.radians(rng.uniform(-90, 90))
-    cos = math.cos(angle) * coarseness
-    sin = math.sin(angle) * coarseness
+    scaled_cos = math.cos(angle) * coarseness
+    scaled_sin = math.sin(angle) * coarseness
     # from pixels to the canvas; the middles meet
-    x_offset = canvas_width / 2 - (cos * width + sin * height) / 2
-    y_offset = canvas_height / 2 + (sin * width - cos * height) / 2
-    affine = (cos, sin, x_offset, -sin, cos, y_offset)
+    x_offset = canvas_width / 2 - (scaled_cos * width + scaled_sin * height) / 2
+    y_offset = canvas_height / 2 + (scaled_sin * width - scaled_cos * height) / 2
+    affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)
     turned = Image.fromarray(noise).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC
     )

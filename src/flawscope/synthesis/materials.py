@@ -81,7 +81,8 @@ def _gamma(picture: Picture, rng: np.random.Generator, strength: float) -> Pictu
 def _colour(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
     """Turn the hue about the grey axis, and change the saturation."""
     turn = strength * rng.uniform(-1, 1)
-    # Rodrigues' rotation formula for the axis (1, 1, 1) / √3, whose outer product is 1/3 everywhere
+    # Rodrigues' rotation formula for the axis (1, 1, 1) / √3. All entries of the axis's outer product with
+    # itself are 1/3
     s = math.sqrt(1 / 3) * math.sin(turn)
     cross_product = np.asarray([[0, -s, s], [s, 0, -s], [-s, s, 0]])
     hue = math.cos(turn) * np.eye(3) + cross_product + (1 - math.cos(turn)) / 3
@@ -153,8 +154,8 @@ class DefectRequest(NamedTuple):
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Return the picture with foreign material: a part of a texture in other light.
 
-    The part is stretched over the entire picture, as published. If the request has a size, it is stretched
-    over the defect.
+    The part is stretched over the entire picture. If the request has a size, it is stretched over the defect
+    only.
     """
     texture = request.textures(rng)
     check_picture(texture, "texture")
@@ -167,8 +168,8 @@ def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator
     left = (1 - share) * width * float(rng.random())
     window = (left, top, min(left + share * width, width), min(top + share * height, height))
     part = Image.fromarray(texture).resize(size, Image.Resampling.BILINEAR, window)
-    light = change_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
-    return _insert(request.picture, box, light)
+    changed_part = change_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
+    return _insert(request.picture, box, changed_part)
 
 
 def shuffled_structure(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -319,7 +320,7 @@ def _radius(mask: Mask) -> float:
 def _feathered_weights(mask: Mask, feather: float) -> Floats:
     """Return weights: 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
-    In a thinner mask, the weights rise over a shorter way, so that they reach 1 in its middle.
+    In a mask that is too thin for this, the weights rise faster, so that they reach 1 in its middle.
     """
     from scipy import ndimage
 

@@ -181,6 +181,7 @@ def _draw_visible_defect(
     min_pixels = max(MIN_PIXELS, smallest_share / 2 * request.allowed.size)
     max_pixels = max(MIN_PIXELS, largest_share * request.allowed.size)
     for _ in range(_TRIES):
+        # a single kind takes no random number
         kind = kinds[0] if len(kinds) == 1 else kinds[int(rng.integers(len(kinds)))]
         defect = _draw_defect(request, kind, rng)
         if defect is not None and min_pixels <= defect.mask.sum() <= max_pixels:

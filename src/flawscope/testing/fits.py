@@ -358,8 +358,8 @@ def says_what_it_would_miss(case: Case) -> None:
 def extends(case: Case) -> None:
     """A model that was extended keeps its calibration scores and knows the new pictures.
 
-    It passes its self-test. Given pictures that it knew before are left out. A method that cannot extend
-    models refuses to.
+    It passes its self-test. If it is given pictures that it knew before, they are left out. A method that
+    cannot extend models refuses to.
     """
     from flawscope.fitting.fitting import partial_fit
 

@@ -136,6 +136,7 @@ def draw_dataset(
     def draw(job: tuple[str, str | None, int]) -> None:
         split, defect, index = job
         kind = defect or "good"
+        # from 0 for the first defect of a kind to 1 for the last
         difficulty = index / max(1, bad_per_kind - 1) if defect else 0.5
         rng = _seeded_generator(seed, category, split, kind, index)
         picture, mask = draw_picture(category, rng, defect, difficulty, size=size)

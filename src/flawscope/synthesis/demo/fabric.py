@@ -49,7 +49,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     shade_weft = rng.normal(1, 0.045, _THREADS).astype(np.float32)[weft_thread]
     fibres = rng.standard_normal((2, fine, fine // 4 + 1), np.float32)
 
-    # 2/2 twill: the warp lies over two threads, then under two, and one further in each row
+    # 2/2 twill: the warp lies over two threads, then under two; each row is shifted by one thread
     warp_on_top = ((warp_thread + weft_thread) & 3) < 2
     wrong_dye = np.zeros((fine, fine), np.float32)
     weft_missing = np.zeros((fine, fine), np.bool_)
@@ -62,7 +62,8 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     along = np.where(shows_warp, y, x)
     across = np.where(shows_warp, across_warp, across_weft)
     # height of the thread: a wave along it, 1 in the middle of its way over two threads, 0 at both ends
-    lift = np.cos(np.where(shows_warp, y + column - 1, x + row - 3) * np.float32(np.pi / 2))
+    from_middle = np.where(shows_warp, y + column - 1, x + row - 3)  # in threads; the wave's period is 4
+    lift = np.cos(from_middle * np.float32(np.pi / 2))
     lift[weft_missing] = np.maximum(
         lift[weft_missing], 0.45
     )  # the warp stays up where no weft presses it down

@@ -154,21 +154,21 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
     v = part.frame.v - np.float32(_BOSS[1])
     radius = np.hypot(u, v)
     angle = np.arctan2(v, u)
-    towards = light_on_slope(u, v)
-    shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * towards)
+    facing_light = light_on_slope(u, v)
+    shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * facing_light)
     canvas *= (1 - 0.5 * shadow * (radius > _BOSS_RADIUS - 1))[..., None]
     wings = np.cos(angle - 0.9 - part.highlight / 40) ** 2
     face = 138 + 78 * wings**4 + 20 * np.cos(3 * angle + 1) * wings
     face += 9 * np.interp(radius * 3, np.arange(260), part.grooves).astype(np.float32)
-    face += 46 * towards * smooth((radius - _BOSS_RADIUS + 3.5) / 2.5)  # outer chamfer
-    face -= 60 * towards * smooth((_BORE + 5 - radius) / 2)  # inner chamfer faces inwards
+    face += 46 * facing_light * smooth((radius - _BOSS_RADIUS + 3.5) / 2.5)  # outer chamfer
+    face -= 60 * facing_light * smooth((_BORE + 5 - radius) / 2)  # inner chamfer faces inwards
     composite(
         canvas,
         face[..., None] * np.asarray((1.0, 1.0, 1.01), np.float32),
         pixel_coverage(radius - _BOSS_RADIUS, scale),
     )
     wall = smooth((radius - 0.7 * _BORE) / (0.3 * _BORE))
-    depth = 17 + 40 * wall * np.maximum(-towards, 0) ** 2 + 8 * wall
+    depth = 17 + 40 * wall * np.maximum(-facing_light, 0) ** 2 + 8 * wall
     composite(
         canvas,
         depth[..., None] * np.asarray((0.95, 1.0, 1.08), np.float32),
@@ -179,43 +179,42 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
 def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
     """Draw a drilled hole with a chamfer."""
     distance = np.hypot(u, v)
-    towards = light_on_slope(u, v)
-    composite(
-        canvas, (150 - 70 * towards)[..., None], pixel_coverage(distance - np.float32(radius + 1.8), scale)
-    )
-    depth = 20 + 46 * np.maximum(-towards, 0) ** 2 * smooth((distance - 0.45 * radius) / (0.55 * radius))
+    facing_light = light_on_slope(u, v)
+    chamfer = 150 - 70 * facing_light
+    composite(canvas, chamfer[..., None], pixel_coverage(distance - np.float32(radius + 1.8), scale))
+    depth = 20 + 46 * np.maximum(-facing_light, 0) ** 2 * smooth((distance - 0.45 * radius) / (0.55 * radius))
     composite(canvas, depth[..., None], pixel_coverage(distance - np.float32(radius), scale))
 
 
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, is_present: bool) -> None:
     """Draw a brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance = np.hypot(u, v)
-    towards = light_on_slope(u, v)
+    facing_light = light_on_slope(u, v)
     # chamfer of the counterbore, and the dark gap inside it
     composite(
         canvas,
-        (96 - 62 * towards)[..., None],
+        (96 - 62 * facing_light)[..., None],
         pixel_coverage(distance - np.float32(_SCREW_RADIUS + 2.6), scale),
     )
     composite(canvas, np.full(3, 34.0), pixel_coverage(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
     if not is_present:
         # floor of the counterbore, with the hole for the thread
-        floor = 92 - 34 * towards * smooth(distance / np.float32(_SCREW_RADIUS))
+        floor = 92 - 34 * facing_light * smooth(distance / np.float32(_SCREW_RADIUS))
         composite(canvas, floor[..., None], pixel_coverage(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
         _draw_hole(canvas, u, v, 5.0, scale)
         return
     # domed head with a glint
     brass = np.asarray((1.0, 0.84, 0.53), np.float32)
-    dome = 184 + 62 * towards * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
+    dome = 184 + 62 * facing_light * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
     dome += 26 * np.exp(-((u + 4) ** 2 + (v + 5) ** 2) / 22)
     composite(canvas, dome[..., None] * brass, pixel_coverage(distance - np.float32(_SCREW_RADIUS), scale))
     # chamfer of the socket
     socket = scene.hexagon(u, v, 6.0, turn)
     composite(
-        canvas, (150 - 60 * towards)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
+        canvas, (150 - 60 * facing_light)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
     )
     # depth of the socket
-    depth = 30 + 34 * np.maximum(-towards, 0) * smooth(distance / 6)
+    depth = 30 + 34 * np.maximum(-facing_light, 0) * smooth(distance / 6)
     composite(
         canvas, depth[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)
     )
