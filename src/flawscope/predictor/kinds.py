@@ -106,9 +106,9 @@ class LabelledRegions:
         self.kinds: list[str] = []
         self.names: list[str] = []
         self.looks: list[Look | None] = []
-        self.missed: Counter[str] = Counter()  # pictures of a kind without a region
+        self.missed: Counter[str] = Counter()  # by kind: number of pictures without a touched region
         self.failures: list[str] = []
-        self._hashes: set[tuple[str, str]] = set()
+        self._hashes: set[tuple[str, str]] = set()  # a picture's hash, and its kind
 
     def add(self, predictor: Predictor, example: Example) -> None:
         """Add the strongest region that a picture's mask touches.
@@ -197,14 +197,15 @@ def _find_touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None)
         return None
     if mask is None or not mask.any():
         return 0
-    numbers = np.full(prediction.geometry.size, -1)
+    region_numbers = np.full(prediction.geometry.size, -1)  # of each pixel of the map; -1: no region
     for number, pixels in enumerate(prediction.region_pixels):
-        numbers[pixels] = number
+        region_numbers[pixels] = number
     rows, columns = np.nonzero(mask)
     map_y, map_x = prediction.geometry.locate(rows.astype(np.float64) + 0.5, columns.astype(np.float64) + 0.5)
     y = np.floor(map_y).astype(int)
     x = np.floor(map_x).astype(int)
-    inside = (y >= 0) & (y < numbers.shape[0]) & (x >= 0) & (x < numbers.shape[1])
-    touched = numbers[y[inside], x[inside]]
+    map_height, map_width = region_numbers.shape
+    inside = (y >= 0) & (y < map_height) & (x >= 0) & (x < map_width)
+    touched = region_numbers[y[inside], x[inside]]
     touched_regions = touched[touched >= 0]
     return int(touched_regions.min()) if len(touched_regions) else None

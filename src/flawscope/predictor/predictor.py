@@ -344,8 +344,9 @@ class Predictor(AnyModel["Predictor"]):
             if isinstance(loaded, InputError):
                 results.append((source, loaded))
                 continue
-            values = next(values_of_readable)  # score, map, p-value, severity, decision
-            results.append((source, self._make_prediction(source, loaded, *values)))
+            score, map_, p_value, severity, anomalous = next(values_of_readable)
+            prediction = self._make_prediction(source, loaded, score, map_, p_value, severity, anomalous)
+            results.append((source, prediction))
         return results
 
     def _make_prediction(

@@ -194,7 +194,8 @@ def looser_rate(
         found_defects, false_alarms = count_called(rate)
         return found_defects / defect_count - false_alarms / good_count
 
-    present_rate = 0.0  # all p-values are above it: only pictures count that are called anomalous now
+    # no p-value is so low: at this rate, only those pictures are anomalous that are called so now
+    present_rate = 0.0
     best_rate = max(sorted(rates), key=worth, default=None)
     if best_rate is None or worth(best_rate) - worth(present_rate) < MIN_WORTH:
         return None

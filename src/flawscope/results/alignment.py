@@ -84,7 +84,7 @@ class Alignment:
             others: All other pictures.
             kind: Kind of poses that occur.
             root: Folder of the data set.
-            progress: Called after each picture that was read, with its number from 1, and the number of all.
+            progress: Called after each picture that was read, with its number, from 1, and the total number.
             several: Whether each picture shows several parts.
 
         Raises:

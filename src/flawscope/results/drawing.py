@@ -179,7 +179,7 @@ def contour(
     rim_pixels &= ~line_pixels
     line_pixels &= ~inside
     # At the picture's border there is no room outside: there the line lies on the mask.
-    near_border = []  # of the rows, then of the columns of the window: which are near the picture's border
+    near_border = []  # whether each row of the window is near the picture's border; then the same for columns
     for length, span in zip(size, window, strict=True):
         indices = np.arange(length)
         border_distances = np.minimum(indices, length - 1 - indices)

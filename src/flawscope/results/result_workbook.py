@@ -117,11 +117,11 @@ class ResultWorkbook:
         """
         linked_values = {**values, "path": _link_text(values.get("path"), link)}
         self.book.add(JUDGED, [linked_values.get(name) for name in (*self.names, *self.more)])
-        for number, (name, region) in enumerate(places, start=1):
+        for number, (path, region) in enumerate(places, start=1):
             x0, y0, x1, y1 = region.box
             row = [
                 values.get("part"),
-                _link_text(name, link),
+                _link_text(path, link),
                 number,
                 *region.centroid,
                 x1 - x0,

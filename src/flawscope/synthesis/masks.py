@@ -131,7 +131,8 @@ def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) 
 def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
     """Return the mask of islands of Perlin noise above a random threshold.
 
-    Half of the time all islands stay, as published; otherwise one to three stay, as most real defects have.
+    Half of the time all islands stay, as in the papers (`perlin_mask`). Otherwise one to three stay, because
+    most real defects have so few.
     """
     from scipy import ndimage
 

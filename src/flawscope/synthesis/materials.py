@@ -207,15 +207,15 @@ def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) ->
     height, width = mask[box].shape
     zoom = math.exp(rng.uniform(-0.25, 0.25))
     angle = rng.uniform(0, 2 * np.pi)
-    cos = math.cos(angle) * zoom
-    sin = math.sin(angle) * zoom
+    scaled_cos = math.cos(angle) * zoom
+    scaled_sin = math.sin(angle) * zoom
     # the piece is cut inside the picture, if the picture is large enough
     shape = np.asarray(mask.shape, np.float64)
     reach = np.minimum(math.hypot(height, width) * zoom / 2, shape / 2)
     middle_y, middle_x = np.clip(draw_centre(request.allowed, rng), reach, shape - reach)
-    x_offset = float(middle_x - cos * width / 2 - sin * height / 2)
-    y_offset = float(middle_y + sin * width / 2 - cos * height / 2)
-    affine = (cos, sin, x_offset, -sin, cos, y_offset)
+    x_offset = float(middle_x - scaled_cos * width / 2 - scaled_sin * height / 2)
+    y_offset = float(middle_y + scaled_sin * width / 2 - scaled_cos * height / 2)
+    affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)
     turned = Image.fromarray(request.picture).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )

@@ -228,8 +228,8 @@ def extend_defect(
         cut = cut_and_move(defect, defect_mask, rng)
         if not cut.mask.any():
             continue
-        light = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
-        changed, mask = paste_cut(picture, cut._replace(pixels=light), within, rng)
+        changed_pixels = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
+        changed, mask = paste_cut(picture, cut._replace(pixels=changed_pixels), within, rng)
         extended = _keep_visible(picture, changed, mask, kind="seen") if mask.any() else None
         if extended is not None:
             return extended

@@ -21,8 +21,8 @@ def _lattice_axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floa
     """Return, for each pixel of an axis, its place in a lattice of cells.
 
     Returns:
-        Number of the pixel's cell, its offset from the cell's beginning in cells, and the fade (its weight
-        for the cell's end).
+        Number of the pixel's cell; the pixel's offset from the cell's beginning, in cells; and the fade, the
+        weight that the cell's end has at the pixel.
     """
     position = (np.arange(size, dtype=np.float64) + 0.5) * cells / size
     cell = np.minimum(position.astype(np.intp), cells - 1)
@@ -35,11 +35,11 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
     """Return gradient noise `[H, W]` float32 in -1..1 with `cells` lattice cells down and across.
 
     Source: Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Sizes
-    and numbers of cells are free. The sum over a cell's four corners is linear in the gradients, and
-    separable: first it is interpolated down the lattice's columns, then across all pixels.
+    and numbers of cells are free. A pixel's value is interpolated between the four corners of its cell: first
+    downwards, along the lattice's columns, then across.
     """
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
-    # [columns, rows] of the lattice
+    # the gradients, [columns, rows] of the lattice
     down = np.sin(angle)
     across = np.cos(angle)
     y, dy, fade_y = _lattice_axis(shape[0], cells[0])

@@ -167,12 +167,19 @@ def _connected_parts(cut: Cut) -> list[Cut]:
 
 
 def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
-    """Return the part with its middle at one of the places, or as near to it as the frame allows."""
-    middle = divmod(int(places[rng.integers(len(places))]), frame[1])  # (row, column)
-    top, left = (
-        min(max(0, centre - side // 2), frame_side - side)
-        for centre, side, frame_side in zip(middle, part.opacity.shape, frame, strict=True)
-    )
+    """Return the part with its middle at a random one of the places, or as near to it as the frame allows.
+
+    Args:
+        part: The part.
+        places: Numbers of the frame's pixels that may be chosen, counted row by row.
+        frame: (H, W) of the frame.
+        rng: Source of the place.
+    """
+    frame_height, frame_width = frame
+    height, width = part.opacity.shape
+    middle_row, middle_column = divmod(int(places[rng.integers(len(places))]), frame_width)
+    top = min(max(0, middle_row - height // 2), frame_height - height)
+    left = min(max(0, middle_column - width // 2), frame_width - width)
     return part._replace(corner=(top, left))
 
 

@@ -172,7 +172,7 @@ def _must_be_near_refits(
 def _must_leave_out(
     model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
 ) -> None:
-    """Check that the mean score by `Detector.left_out` is not below that of the stored scores.
+    """Check that the mean score by `Detector.left_out` is not below the mean of the stored scores.
 
     For the variant "region", the method may give no such scores.
     """

@@ -157,8 +157,8 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
     facing_light = light_on_slope(u, v)
     shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * facing_light)
     canvas *= (1 - 0.5 * shadow * (radius > _BOSS_RADIUS - 1))[..., None]
-    wings = np.cos(angle - 0.9 - part.highlight / 40) ** 2
-    face = 138 + 78 * wings**4 + 20 * np.cos(3 * angle + 1) * wings
+    sectors = np.cos(angle - 0.9 - part.highlight / 40) ** 2  # 1 in the middle of both bright sectors
+    face = 138 + 78 * sectors**4 + 20 * np.cos(3 * angle + 1) * sectors
     face += 9 * np.interp(radius * 3, np.arange(260), part.grooves).astype(np.float32)
     face += 46 * facing_light * smooth((radius - _BOSS_RADIUS + 3.5) / 2.5)  # outer chamfer
     face -= 60 * facing_light * smooth((_BORE + 5 - radius) / 2)  # inner chamfer faces inwards

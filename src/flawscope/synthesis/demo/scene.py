@@ -157,10 +157,11 @@ def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint
     """
     height, width = canvas.shape[:2]
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    tilt = rng.normal(0, 0.02, 2)
-    light = (
-        float(rng.uniform(0.95, 1.05)) * (1 + tilt[0] * x + tilt[1] * y) * (1 - 0.09 * (x * x + y * y) / 2)
-    )
+    tilt_x, tilt_y = rng.normal(0, 0.02, 2)
+    brightness = float(rng.uniform(0.95, 1.05))
+    unevenness = 1 + tilt_x * x + tilt_y * y
+    falloff = 1 - 0.09 * (x * x + y * y) / 2
+    light = brightness * unevenness * falloff
     exposed = canvas * light[..., None].astype(np.float32)
     grain = rng.standard_normal(canvas.shape, np.float32)
     grain += rng.standard_normal((height, width, 1), np.float32)  # in all channels: noise of the brightness
@@ -236,18 +237,18 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     aspect = math.exp(rng.uniform(0.1, 0.6))
     colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
     colour = np.asarray(flaw.choose(colours), np.float32)
-    # offset away from the light in radii, ink, opacity, and softness of the edge
+    # offset away from the light in radii, ink, opacity, and width of the edge in radii (0: one pixel)
     shadow = (0.45, np.zeros(3), 0.4, 0.8)
     particle = (0.0, colour, 1.0, 0.0)
-    for offset, ink, opacity, soft in (shadow, particle):
+    for offset, ink, opacity, edge_width in (shadow, particle):
         x, y = offsets_from(canvas, centre)
         x = x + offset * radius * LIGHT[0]
         y = y + offset * radius * LIGHT[1]
         angle = np.arctan2(y, x)
         direction = ((angle + np.pi) * 7.6).astype(int)  # -π..π as a row of `ripple`, 0..47
-        uneven = ripple[direction, 24]
+        uneven = ripple[direction, 24]  # a line of the noise, bent into a circle
         distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
-        edge = pixel_coverage(distance - np.float32(radius), 1 / (1 + soft * radius))
+        edge = pixel_coverage(distance - np.float32(radius), 1 / (1 + edge_width * radius))
         facet = 1 + 0.5 * light_on_slope(x, y) * smooth(distance / np.float32(radius))
         composite(canvas, facet[..., None] * ink.astype(np.float32), opacity * edge)
 
@@ -289,11 +290,12 @@ def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours
     length = flaw.grade(150, 42) * scale
     width = flaw.grade(4.2, 1.9) * scale
     along = np.linspace(0, 1, 60)
-    bends = rng.normal(0, 1.6, 3)
-    heading = rng.uniform(0, 2 * np.pi) + sum(
-        b * np.sin((i + 1.5) * along + rng.uniform(0, 6)) for i, b in enumerate(bends)
-    )
-    path = _path_along(centre, heading, length)
+    amplitudes = rng.normal(0, 1.6, 3)
+    start_heading = rng.uniform(0, 2 * np.pi)
+    bends = np.zeros(60)
+    for i, amplitude in enumerate(amplitudes):
+        bends += amplitude * np.sin((i + 1.5) * along + rng.uniform(0, 6))
+    path = _path_along(centre, start_heading + bends, length)
     widths = np.full(60, width)
     shadow = line_coverage(allowed.shape, path + 0.7 * width, 1.3 * widths)
     canvas *= 1 - 0.45 * shadow[..., None]
