@@ -147,36 +147,35 @@ class LabelledRegions:
         """Return the model with the kinds learnt from the regions, one region per part and kind.
 
         Raises:
-            InputError: No kind has `MIN_EXAMPLES` examples, or two kinds differ in upper case alone.
+            InputError: No kind has `MIN_EXAMPLES` examples, or two kinds differ only in upper case.
         """
         examples = named_rows(self.names, self.looks)
         units = units_of(examples, part_of=stored_part_reader(predictor.manifest)).numbers
-        first_regions: dict[tuple[int, str], int] = {}  # by part and kind
+        number_by_part_and_kind: dict[tuple[int, str], int] = {}  # number of the first region
         for number, part_and_kind in enumerate(zip(units, self.kinds, strict=True)):
-            first_regions.setdefault(part_and_kind, number)
-        chosen = sorted(first_regions.values())
+            number_by_part_and_kind.setdefault(part_and_kind, number)
+        chosen = sorted(number_by_part_and_kind.values())
         labels = [self.kinds[number] for number in chosen]
-        spellings: dict[str, str] = {}  # name without upper case -> first spelling
+        spelling_by_folded_name: dict[str, str] = {}  # the first spelling of each name
         for name in labels:
-            spelling = spellings.setdefault(name.casefold(), name)
+            spelling = spelling_by_folded_name.setdefault(name.casefold(), name)
             if spelling != name:
                 raise InputError(
                     f"the kinds {spelling} and {name} differ in upper case alone: name them alike"
                 )
-        width = self.descriptors[0].size if self.descriptors else 0
+        value_count = self.descriptors[0].size if self.descriptors else 0
         chosen_descriptors = [self.descriptors[number] for number in chosen]
-        descriptors = np.array(chosen_descriptors).reshape(len(chosen), width)
+        descriptors = np.array(chosen_descriptors).reshape(len(chosen), value_count)
         classifier = kind_classifier.learn(descriptors, labels, error)
         counts = Counter(labels)
         notes = [
             f"{name}: {pluralize(count, 'picture')} without a region there"
             for name, count in self.missed.items()
         ]
-        notes += [
-            f"{name}: {pluralize(counts[name], 'example')}, a kind takes {MIN_EXAMPLES}: left out"
-            for name in sorted(counts)
-            if name not in classifier.kinds.names
-        ]
+        for name in sorted(counts):
+            if name not in classifier.kinds.names:
+                example_count = pluralize(counts[name], "example")
+                notes.append(f"{name}: {example_count}, a kind takes {MIN_EXAMPLES}: left out")
         notes += [finding.line for finding in find_unusual_looks(self.looks, self.names)]
         left_out = len(units) - len(chosen)
         if left_out:

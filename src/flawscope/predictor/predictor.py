@@ -68,7 +68,7 @@ SHOWN_SAMPLES = 3  # stored pictures that a notebook displays
 
 
 def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | None = None) -> Predictor:
-    """Open a fitted model in memory in torch.
+    """Open a fitted model, which is in memory, in PyTorch.
 
     Args:
         artefact: The model.
@@ -214,7 +214,7 @@ class Predictor(AnyModel["Predictor"]):
         yield "decision", promise_of(self.manifest).text
 
     def _repr_html_(self) -> str:
-        """Show a notebook the model's facts and the pictures that it holds."""
+        """Return HTML for notebooks: the model's facts, and its sample pictures."""
         rows = [*self._facts()]
         detection = describe_detection(self.manifest)
         if detection:

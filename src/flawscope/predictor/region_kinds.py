@@ -126,9 +126,9 @@ def _points_in_picture(
 
 def _points_in_view(views: Views, number: int, points: Points) -> Points:
     """Return the points that a view shows, as shares 0..1 of the view's height and width."""
-    place = views.placement(number)
-    height, width = place.size
-    view_y, view_x = place.locate(*points)
+    placement = views.placement(number)
+    height, width = placement.size
+    view_y, view_x = placement.locate(*points)
     y = view_y / height
     x = view_x / width
     is_inside = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)

@@ -188,7 +188,8 @@ class SessionPictures:
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
         """Return the model's answers on the pictures of rows, and report the progress to `step`."""
-        collector = _SessionAnswers(self.model, self.pictures, lights[1:])
+        further_lights = lights[1:]  # the first leaves a picture as it is
+        collector = _SessionAnswers(self.model, self.pictures, further_lights)
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
             collector.add_batch(batch, run, rows, run_of)

@@ -288,9 +288,9 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
 def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pixels:
     """Return the picture [H, W, 3] with a text in a corner; an empty text leaves it as it is.
 
-    The text stands in the corner where it covers least of the squares; if all corners are equal, in the upper
-    left one. A text too long for one line is written in two lines of a smaller font, and cut if it is longer
-    than these.
+    The text stands in the corner where it covers the smallest area of squares; if all corners are equal, in
+    the upper left one. A text that is too long for one line is written in a smaller font, in two lines at
+    most; what does not fit is cut off.
     """
     if not words:
         return picture

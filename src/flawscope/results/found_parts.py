@@ -61,12 +61,12 @@ class FoundParts:
     wrong: str = ""
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
-        """Return the finding that too few or too many parts were found, else that parts are anomalous.
+        """Return the finding that the number of parts or objects is wrong, else that parts are anomalous.
 
         The result is empty if all is right.
 
         Args:
-            p_value: Share of good pictures in which the number of parts is wrong; None: it is not known.
+            p_value: Share of good pictures in which a number is wrong; None: it is not known.
         """
         if self.wrong:
             return (wrong_count(self.wrong, p_value),)

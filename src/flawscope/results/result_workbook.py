@@ -185,11 +185,12 @@ class ExcelTable:
         self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
-        """Add the row of an input and the rows of its places; if several parts were searched, a row for each.
+        """Add the row of an input, the rows of its places, and the rows of parts if several were searched.
 
         Args:
             result: The input's prediction, or why it was not judged.
-            link: Target that a click on the input's name opens, relative to the table; empty: the input.
+            link: Target that a click on the input's name opens, relative to the table; empty: the click opens
+                the input.
         """
         target = link or file_link(result.path or "", self.path.parent)
         places = []

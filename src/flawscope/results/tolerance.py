@@ -427,11 +427,11 @@ def _parse_size(picture: object, path: Path) -> tuple[int, int]:
 
 
 def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int]) -> Rule:
-    """Return a rule from its document in a file.
+    """Return a rule from its entry in a file.
 
     Args:
-        document: Content of the document, read from YAML.
-        place: Where the document is in the file, for errors.
+        document: Parsed YAML of the entry.
+        place: Where the entry is in the file, for errors.
         folder: Folder of the file; names of masks are relative to it.
         size: (H, W) of the pictures.
     """
