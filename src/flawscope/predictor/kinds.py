@@ -119,8 +119,8 @@ class LabelledRegions:
         Raises:
             InputError: The picture cannot be read or judged.
         """
-        how = predictor.manifest.preprocess
-        picture = how.decode(example.picture)
+        preprocess = predictor.manifest.preprocess
+        picture = preprocess.decode(example.picture)
         key = pixel_hash(picture), example.kind
         if key in self._hashes:
             return
@@ -141,7 +141,7 @@ class LabelledRegions:
         self.descriptors.append(descriptor)
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))
-        self.looks.append(Look.of(first_channels(picture, how.channels)))
+        self.looks.append(Look.of(first_channels(picture, preprocess.channels)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         """Return the model with the kinds learnt from the regions, one region per part and kind.

@@ -108,8 +108,8 @@ class PartCollector:
     @property
     def views(self) -> list[str]:
         """Names of the views of all products, each once."""
-        names = [view for calibration in self.calibrations.values() for view in calibration.views]
-        return [*dict.fromkeys(names)]
+        repeated_names = [view for calibration in self.calibrations.values() for view in calibration.views]
+        return [*dict.fromkeys(repeated_names)]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
         """Add the prediction of a file.
@@ -183,7 +183,7 @@ class PartCollector:
             part: The part's name.
             views: The prediction of each view, by the view's name.
             pictures: The picture of each view, by the view's name; `RoutedParts` may judge some of them
-                again. None: the pictures are files, whose paths the predictions have.
+                again. None: the pictures are the files at the predictions' paths.
         """
         return self._decide(self.calibration, self._looks[ONE], part, views)
 

@@ -317,8 +317,8 @@ class Predictor(AnyModel["Predictor"]):
         [(_, result)] = self.decide([(source, loaded)], worst_score, [picture_map])
         if isinstance(result, InputError):
             return result
-        how = self.manifest.preprocess
-        prediction = with_parts(result, views, scores, part_numbers, how, self.calibration)
+        preprocess = self.manifest.preprocess
+        prediction = with_parts(result, views, scores, part_numbers, preprocess, self.calibration)
         return self._name_kinds(prediction, source, loaded)
 
     def decide(
@@ -501,23 +501,23 @@ class Predictor(AnyModel["Predictor"]):
 
         Such pixels show the picture, not a letterbox's border, and lie in the region of interest.
         """
-        how = self.manifest.preprocess
+        preprocess = self.manifest.preprocess
         size = geometry.size
-        if how.several is not None:
+        if preprocess.several is not None:
             return np.ones(size, np.bool_)  # the places of parts are not known here
         if geometry.corrected is not None:
             corrected_mask = self.valid_mask(geometry.corrected).astype(np.float32)
-            mask, _ = how.restored(corrected_mask, geometry.corrected, fill=0.0)
+            mask, _ = preprocess.restored(corrected_mask, geometry.corrected, fill=0.0)
             return mask > 0.5
         visible = geometry.visible_mask()
-        is_single_view = how.tile is None or size == tuple(self.session.size)
+        is_single_view = preprocess.tile is None or size == tuple(self.session.size)
         if is_single_view:
             counted = self.artefact.counted
             return visible if counted is None else counted & visible
         region = self.artefact.tensors.get("region")
         if region is None:
             return visible
-        frame_geometry = how.whole.geometry(how.frame_size(geometry.picture_size))
+        frame_geometry = preprocess.whole.geometry(preprocess.frame_size(geometry.picture_size))
         height, width = size
         return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, height, width)
 

@@ -109,12 +109,12 @@ def _points_in_picture(
         prediction: The prediction with the region.
         pixels: Rows and columns of the region in the map.
     """
-    how = model.manifest.preprocess
+    preprocess = model.manifest.preprocess
     geometry = prediction.geometry
-    if how.corrections:  # the corrected picture differs from the picture
+    if preprocess.corrections:  # the corrected picture differs from the picture
         region = np.zeros(prediction.map.shape, np.bool_)
         region[pixels] = True
-        rows, columns = np.nonzero(how.corrected_mask(geometry.warp_mask(region)))
+        rows, columns = np.nonzero(preprocess.corrected_mask(geometry.warp_mask(region)))
         y = rows + 0.5
         x = columns + 0.5
     else:

@@ -106,12 +106,12 @@ class ScoredRows:
 
     @property
     def usable(self) -> list[Picture]:
-        """Rows with a score, whose parts are found in every light."""
+        """Rows with a score: their parts are found in every light."""
         return [row for row in self.rows.values() if not row.is_lost]
 
     @property
     def lost(self) -> dict[int, Picture]:
-        """Rows of lost pictures, by number: they count as above all scores."""
+        """Rows of lost pictures, by number; they count as if their scores were above all others."""
         return {number: row for number, row in self.rows.items() if row.is_lost}
 
 

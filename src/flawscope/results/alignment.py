@@ -201,8 +201,8 @@ class Alignment:
     def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
         """Yield drawings [H, W, 3], each with a name and a remark.
 
-        The reference comes first. Then come pictures with squares around their parts: first those with a
-        problem, then the others, of which the farthest from the reference come first.
+        The reference comes first. Then come pictures with squares around their parts: those with a problem,
+        then the others, from the farthest to the nearest to the reference.
         """
         grey_image = self.reference.part_image()
         reference_image = np.repeat(grey_image[..., None], 3, axis=2)  # three equal channels

@@ -80,7 +80,7 @@ def require_own_files(form: str, pictures: Iterable[Path]) -> None:
 def _shorten_names(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
     """Return the pictures with names relative to their common folder.
 
-    If they lie on several drives, the names are the file names alone.
+    If the pictures lie on several drives, the names are only the file names.
     """
     folders = {picture.name.parent for picture in pictures}
     are_on_one_drive = len({folder.anchor for folder in folders}) == 1
@@ -261,12 +261,12 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
     """Yield the 8-connected regions of the mask at the picture's size."""
     from scipy import ndimage
 
-    values = prediction.picture_map()
-    labels, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
+    picture_map = prediction.picture_map()
+    labels, _ = ndimage.label(prediction.outlined(picture_map), structure=np.ones((3, 3)))
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         region = labels[rows, columns] == label
         outline = trace_outline(region) + np.array([columns.start, rows.start])  # x, y in the picture
-        score = float(values[rows, columns][region].max())
+        score = float(picture_map[rows, columns][region].max())
         yield LabelledRegion(outline, area=int(region.sum()), score=score)
 
 

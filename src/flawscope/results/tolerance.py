@@ -47,7 +47,7 @@ class Measured(NamedTuple):
         limit: Name of the limit, a key of `LIMITS`.
         most: Value of the limit.
         size: Size of the marked region; None: it is not known.
-        bound: Largest size that the defect there may have, of which only a part may be marked; None: it is
+        bound: Largest size that the defect may have, since the region may be only a part of it; None: it is
             not known.
     """
 

@@ -255,11 +255,11 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
     start_corner = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
     stop_corner = np.clip(np.ceil(path.max(0) + reach), start_corner + 1, np.asarray(shape)).astype(int)
     rows, columns = (int(side) for side in stop_corner - start_corner)
-    n = _SUPERSAMPLING
-    canvas = Image.new("L", (columns * n, rows * n), 0)
+    factor = _SUPERSAMPLING
+    canvas = Image.new("L", (columns * factor, rows * factor), 0)
     draw = ImageDraw.Draw(canvas)
-    points = (path - start_corner) * n
-    for start, end, width in zip(points[:-1], points[1:], widths[:-1] * n, strict=True):
+    points = (path - start_corner) * factor
+    for start, end, width in zip(points[:-1], points[1:], widths[:-1] * factor, strict=True):
         start_xy = start[::-1]
         end_xy = end[::-1]
         draw.line([*start_xy, *end_xy], fill=255, width=max(1, round(float(width))))
@@ -267,7 +267,7 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
         if width > 3 and step > 1:  # a disc rounds the joint
             radius = float(width) / 2
             draw.ellipse([*(start_xy - radius), *(start_xy + radius)], fill=255)
-    fine = np.asarray(canvas, np.float32).reshape(rows, n, columns, n)
+    fine = np.asarray(canvas, np.float32).reshape(rows, factor, columns, factor)
     coverage = np.zeros(shape, np.float32)
     top, left = start_corner
     bottom, right = stop_corner

@@ -88,8 +88,8 @@ def _colour(picture: Picture, rng: np.random.Generator, strength: float) -> Pict
     hue = math.cos(turn) * np.eye(3) + cross_product + (1 - math.cos(turn)) / 3
     saturation = math.exp(strength * rng.uniform(-1, 0.5))
     matrix = (saturation * np.eye(3) + (1 - saturation) * _LUMA) @ hue
-    rows = np.concatenate([matrix, np.zeros((3, 1))], 1).ravel()
-    return np.asarray(Image.fromarray(picture).convert("RGB", tuple(rows.tolist())))
+    coefficients = np.concatenate([matrix, np.zeros((3, 1))], 1).ravel()  # Pillow's matrix [3, 4]
+    return np.asarray(Image.fromarray(picture).convert("RGB", tuple(coefficients.tolist())))
 
 
 def _blur(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:

@@ -94,9 +94,9 @@ def _patch_shape(allowed: Mask, area: Area, rng: np.random.Generator) -> Mask:
 
 
 def _line_shape(allowed: Mask, area: Area, rng: np.random.Generator, *, jagged: float) -> Mask:
-    """Return a line; `jagged` is the size of its turns, in pixels of a picture of 256 pixels."""
-    pixels = jagged * max(1.0, min(allowed.shape) / 256)
-    return line_mask(allowed, rng, area=area, jagged=pixels)
+    """Return a line; `jagged` is the size of its turns in pixels, for a picture with sides of 256 pixels."""
+    scaled_jagged = jagged * max(1.0, min(allowed.shape) / 256)
+    return line_mask(allowed, rng, area=area, jagged=scaled_jagged)
 
 
 PAPER_KINDS = ("texture", "structure")  # of any size where no scale is asked for
@@ -207,7 +207,7 @@ def extend_defect(
     Args:
         picture: [H, W, 3] uint8, the good picture.
         defect: [h, w, 3] uint8, a picture with the defect; stretched to the good picture's size.
-        defect_mask: [h, w] bool, True on the defect; stretched likewise.
+        defect_mask: [h, w] bool, True on the defect; stretched in the same way.
         rng: Source of the transformation.
         foreground: [H, W] bool; None or all False: everywhere.
 

@@ -210,7 +210,7 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
 def _left_out_score(model: Predictor, source: PictureSource, group: int) -> float | None:
     """Return a picture's score by `Detector.left_out`, without what was learnt from its unit, `group`.
 
-    None where the method gives no such score.
+    The result is None if the method gives no such score.
     """
     import torch
 
@@ -218,8 +218,8 @@ def _left_out_score(model: Predictor, source: PictureSource, group: int) -> floa
     image = torch.from_numpy(preprocess_pictures(model, [source]))
     tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in model.artefact.tensors.items()}
     with torch.inference_mode():
-        scores = detector.left_out(detector.embed(image), group, tensors, detector.inside(image))
-    return None if scores is None else float(scores[0])
+        answer = detector.left_out(detector.embed(image), group, tensors, detector.inside(image))
+    return None if answer is None else float(answer[0])  # score, map
 
 
 def _must_have_level(model: Predictor, medians: NDArray[np.float64], message: str, tolerance: float) -> None:

@@ -315,7 +315,7 @@ def outside_is_not_learnt(case: Case) -> None:
 
 
 def padding_is_not_learnt(case: Case) -> None:
-    """Padding is not learnt: from the same pixels, given as a picture without padding, other tensors are.
+    """Padding is not learnt: the same pixels, as a picture without padding, give other tensors.
 
     To pass, learn from the cells that `Detector.inside` marks.
     """

@@ -1,7 +1,7 @@
 """Generated data set in MVTec AD layout: without network and files, and the same for the same seed.
 
 It has two categories, which look the same at any size: "plate", an object, and "fabric", a texture. A picture
-depends on (seed, category, split, type, index) alone, and not on the number of other pictures.
+depends only on (seed, category, split, type, index), and not on the number of other pictures.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def draw_picture(
 
 
 def _seeded_generator(seed: int, *names: str | int) -> np.random.Generator:
-    """Return a generator that depends on the seed and the names alone."""
+    """Return a generator that depends only on the seed and the names."""
     keys = [zlib.crc32(str(name).encode()) for name in names]
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=keys))
 

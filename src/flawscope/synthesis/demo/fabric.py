@@ -95,7 +95,7 @@ def _yarn_light(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> F
 
 
 def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask:
-    """Return the mask of a length of a weft thread that is missing: the warp alone is visible there."""
+    """Return the mask of a missing piece of a weft thread: only the warp is visible there."""
     span = flaw.grade(34, 9) / 2
     middle = _THREADS / 2 + float(flaw.rng.uniform(-12, 12))
     row = _THREADS // 2 + int(flaw.rng.integers(-15, 16))

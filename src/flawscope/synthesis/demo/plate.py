@@ -227,26 +227,27 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
     """Draw the label in three inks on the metal's grain; a misprint changes the printing plate."""
-    n = _PRINT_SCALE
-    width = round(2 * _LABEL_HALF[0] * n)
-    height = round(2 * _LABEL_HALF[1] * n)
+    zoom = _PRINT_SCALE
+    width = round(2 * _LABEL_HALF[0] * zoom)
+    height = round(2 * _LABEL_HALF[1] * zoom)
     inks = [Image.new("L", (width, height), 0) for _ in range(3)]
     blue, black, orange = (ImageDraw.Draw(ink) for ink in inks)
-    blue.rounded_rectangle([0, 0, width - 1, 25 * n], 3 * n, fill=255)
-    blue.text((width / 2, 12.8 * n), "FLAWSCOPE", fill=0, font=_font(15.5), anchor="mm")
-    orange.rectangle([0, 28 * n, width - 1, 31 * n], fill=255)
-    black.text((0, 43 * n), "FS-20", fill=255, font=_font(17), anchor="lm")
-    black.text((width - 1, 39.5 * n), "24 V DC", fill=255, font=_font(9.5), anchor="rm")
-    black.text((width - 1, 49 * n), "0.5 A  IP67", fill=255, font=_font(9.5), anchor="rm")
-    black.text((0, 61.5 * n), "SN", fill=255, font=_font(11), anchor="lm")
-    black.text((18 * n, 61.5 * n), part.serial, fill=255, font=_font(11), anchor="lm")
-    orange.ellipse([width - 13 * n, 56 * n, width - 2 * n, 67 * n], fill=255)
+    blue.rounded_rectangle([0, 0, width - 1, 25 * zoom], 3 * zoom, fill=255)
+    blue.text((width / 2, 12.8 * zoom), "FLAWSCOPE", fill=0, font=_font(15.5), anchor="mm")
+    orange.rectangle([0, 28 * zoom, width - 1, 31 * zoom], fill=255)
+    black.text((0, 43 * zoom), "FS-20", fill=255, font=_font(17), anchor="lm")
+    black.text((width - 1, 39.5 * zoom), "24 V DC", fill=255, font=_font(9.5), anchor="rm")
+    black.text((width - 1, 49 * zoom), "0.5 A  IP67", fill=255, font=_font(9.5), anchor="rm")
+    black.text((0, 61.5 * zoom), "SN", fill=255, font=_font(11), anchor="lm")
+    black.text((18 * zoom, 61.5 * zoom), part.serial, fill=255, font=_font(11), anchor="lm")
+    orange.ellipse([width - 13 * zoom, 56 * zoom, width - 2 * zoom, 67 * zoom], fill=255)
     # bar code: six bits for each digit, then one wide bar
     bits = "".join(f"{int(digit) * 37 % 64:06b}1" for digit in "7" + part.serial + "3")
     step = width / (2 * len(bits))
     for index, bit in enumerate(bits):
         left = 2 * index * step
-        black.rectangle([left, 72 * n, left + (1.45 if bit == "1" else 0.55) * step, height - 1], fill=255)
+        bar_width = (1.45 if bit == "1" else 0.55) * step
+        black.rectangle([left, 72 * zoom, left + bar_width, height - 1], fill=255)
     plate = Image.merge("RGB", inks)
     if flaw:
         plate = _misprint(plate, flaw)
@@ -264,8 +265,8 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     columns = min(columns, canvas.shape[1] - left)
     fine = 3
     # from a pixel of the enlarged window to the pixel of the plate: turned, enlarged, and moved
-    scaled_cos = math.cos(frame.angle) * n / scale / fine
-    scaled_sin = math.sin(frame.angle) * n / scale / fine
+    scaled_cos = math.cos(frame.angle) * zoom / scale / fine
+    scaled_sin = math.sin(frame.angle) * zoom / scale / fine
     middle_y = (centre[0] - top) * fine
     middle_x = (centre[1] - left) * fine
     x_offset = width / 2 - scaled_cos * middle_x - scaled_sin * middle_y
@@ -284,12 +285,12 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
     """Return the printing plate with a fault: missing ink, ink dragged along, or a part printed twice."""
     rng = flaw.rng
-    n = _PRINT_SCALE
+    zoom = _PRINT_SCALE
     ink = np.asarray(plate, np.float32)
     inked_pixels = np.flatnonzero(ink.max(-1) > 128)
     row, column = divmod(int(inked_pixels[rng.integers(len(inked_pixels))]), ink.shape[1])
     y, x = np.ogrid[: ink.shape[0], : ink.shape[1]]
-    radius = flaw.grade(22, 6.5) * n
+    radius = flaw.grade(22, 6.5) * zoom
     distance = np.hypot((x - column) / 1.5, y - row) / radius
     distance = distance * np.exp(0.5 * fractal_noise(ink.shape[:2], (6, 6), rng, octaves=4))
     inside = smooth((1.1 - distance) / 0.2)[..., None]
@@ -297,12 +298,12 @@ def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
     if fault == "void":
         faulty_ink = ink * (1 - inside * min(1.0, flaw.grade(1.0, 0.75)))
     elif fault == "smear":
-        drag = round(flaw.grade(14, 5) * n)
+        drag = round(flaw.grade(14, 5) * zoom)
         weights = np.linspace(1, 0, 6)
         trail = np.max([weight * np.roll(ink, round(drag * (1 - weight)), 1) for weight in weights], 0)
         faulty_ink = np.maximum(ink, inside * 0.85 * trail)
     else:
-        offset = round(flaw.grade(4.5, 2.4) * n)
+        offset = round(flaw.grade(4.5, 2.4) * zoom)
         faulty_ink = np.maximum(ink, inside * 0.9 * np.roll(ink, (offset, offset), (0, 1)))
     return Image.fromarray(np.clip(faulty_ink, 0, 255).astype(np.uint8))
 
