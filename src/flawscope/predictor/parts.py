@@ -138,7 +138,7 @@ class PartCollector:
 
     @property
     def expected_rate(self) -> float:
-        """Share of new good parts expected to be called anomalous; of several products the largest share."""
+        """Share of new good parts that is expected to be called anomalous: the largest of all products."""
         return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:

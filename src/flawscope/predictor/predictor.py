@@ -435,7 +435,7 @@ class Predictor(AnyModel["Predictor"]):
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
-        """Good pictures learnt from that deserve a look, with the reason, most suspicious first."""
+        """Good pictures that were learnt from but deserve a look, each with the reason, worst first."""
         return self.manifest.suspects
 
     @property

@@ -93,7 +93,7 @@ def load(
 
 
 def open_models(mapping: ModelMapping, device: str = "auto") -> Predictor | Router:
-    """Open fitted models in memory in torch."""
+    """Open fitted models, which are in memory, in PyTorch."""
     return _wrap(open_model(mapping, device=device))
 
 
@@ -225,7 +225,7 @@ class Router(AnyModel[Predictor]):
         return pictures_by_view
 
     def check_whole_parts(self, new: Mapping[str, Sequence[PictureSource]]) -> None:
-        """Check, before views are calibrated anew, that there will be good parts with pictures of all views.
+        """Check that good parts will have pictures of all views after some views are calibrated anew.
 
         Args:
             new: New good pictures, by view, for the views that are calibrated anew. Other views keep their

@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the picture's parts are not found or counted wrong in some light."""
+        """Whether in some light the picture's parts are not found, or their number is wrong."""
         return bool(np.isnan(self.values).any())
 
 
@@ -168,7 +168,7 @@ def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
 
 
 def lost_note(names: Sequence[str]) -> str:
-    """Return the note on good pictures, by name, that count as above all scores."""
+    """Return the note that names the good pictures that count as if they scored above all others."""
     return data_checks.LOST_PARTS.coded(
         "parts not found, counted wrong or lost in some light, and so counted as anomalous: "
         f"{join_names(names)}"

@@ -85,7 +85,7 @@ def lightness(rgb: Array) -> NDArray[np.float64]:
 
 
 def colour_map(values: Values, low: float, high: float) -> Pixels:
-    """Values [H, W] -> colours [H, W, 3] uint8; darkest at `low`, brightest at `high`, NaN grey."""
+    """Return values [H, W] as colours [H, W, 3] uint8: darkest at `low`, brightest at `high`, NaN grey."""
     colours = colour_table()[_colour_indices(values, low, high)]
     colours[np.isnan(values)] = _NAN_GREY
     return colours
@@ -263,7 +263,7 @@ def _text_place(
 
 
 def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> Pixels:
-    """Return the picture [H, W, 3] with names.
+    """Return the picture [H, W, 3] with names written in it.
 
     Args:
         picture: The picture.
@@ -359,7 +359,7 @@ def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
 
 
 def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
-    """Scale an image to fit into `cell` (height, width), proportions kept; RGB."""
+    """Return an image as RGB, scaled to fit into `cell` (height, width); its proportions stay."""
     image = _as_image(image)
     cell_height, cell_width = cell
     scale = min(cell_height / image.height, cell_width / image.width)
@@ -372,7 +372,7 @@ def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
 
 
 def shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Shrink a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel."""
+    """Shrink a mask [H, W] to `size`; a region that would be smaller than a pixel becomes a pixel."""
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
 

@@ -91,7 +91,7 @@ class Workbook:
             self.add_sheet(name, columns)
 
     def add_sheet(self, name: str, columns: Sequence[Column], place: int | None = None) -> None:
-        """Add a sheet, before the sheet of the index `place`; None: at the end."""
+        """Add a sheet at the index `place`; None: at the end."""
         from openpyxl.styles import Font
         from openpyxl.utils import get_column_letter
 

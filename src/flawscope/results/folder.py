@@ -204,7 +204,7 @@ def _folded(name: str) -> str:
 
 
 def _shorten(name: str) -> str:
-    """Return the name of a file; if it is longer than `MAX_NAME_BYTES`, a hash replaces its end."""
+    """Return the name; if its last part is longer than `MAX_NAME_BYTES`, a hash replaces the end."""
     folder, _, file_name = name.rpartition("/")
     encoded = os.fsencode(file_name)
     if len(encoded) <= MAX_NAME_BYTES:

@@ -267,12 +267,12 @@ class Tolerances:
             )
         if not regions:
             return Verdict.beyond("nothing_marked")
-        full_picture = np.broadcast_to(True, picture_size)
+        picture_mask = np.broadcast_to(True, picture_size)
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
             defect_box = region.box if region.box_at_most is None else region.box_at_most
-            if not lies_inside(defect_box, full_picture):
+            if not lies_inside(defect_box, picture_mask):
                 return Verdict.beyond("at_border")
         return None
 

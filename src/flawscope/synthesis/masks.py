@@ -183,7 +183,7 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
 def ellipse(
     x: NDArray[Number], y: NDArray[Number], angle: float, aspect: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return coordinates along and across an ellipse about (0, 0), scaled to make it a circle."""
+    """Return coordinates along and across an ellipse about (0, 0), scaled so that it becomes a circle."""
     cos, sin = math.cos(angle), math.sin(angle)
     return (x * cos + y * sin) / aspect, (y * cos - x * sin) * aspect
 
@@ -281,9 +281,9 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
     To cover a larger share, the line first becomes longer, then wider; then further strokes are added.
 
     Args:
-        within: [H, W] bool, the pixels that the line may cover; it is clipped there.
+        within: [H, W] bool, the pixels that the line may cover; the rest of the line is cut off.
         rng: Source of size, place and shape.
-        area: Range for the line's share of the picture, before the line is clipped.
+        area: Range for the line's share of the picture, before a part of it is cut off.
         jagged: Size of random turns in pixels; above 0 the line is a crack, and its strokes branch off.
     """
     side = min(within.shape)

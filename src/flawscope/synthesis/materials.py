@@ -199,7 +199,7 @@ def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Pic
 
 
 def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Paste another place of the object, turned and resized a little.
+    """Return the picture with a piece from another place of the object, turned and resized a little.
 
     Source: CutPaste (CVPR 2021), NSA (ECCV 2022).
     """

@@ -317,7 +317,7 @@ def _keep_visible(
         changed: The picture with the change.
         intended: Mask of the change.
         kind: Kind of the defect.
-        grain: Grain of the surface, by which the lower end of `VISIBLE_CHANGE` rises.
+        grain: Grain of the surface; it raises the lower end of `VISIBLE_CHANGE`.
     """
     from scipy import ndimage
 

@@ -76,7 +76,7 @@ def fractal_noise(
 
 
 def _colour_family(count: int, rng: np.random.Generator) -> Floats:
-    """Return colours `[count, 3]` in 0..255 of a random hue, from dark to bright, in random order."""
+    """Return colours `[count, 3]` in 0..255 around a random one, dark to bright, shuffled in each channel."""
     base = rng.uniform(40, 215, 3)
     tint = rng.normal(0, 1, (count, 3)) * rng.uniform(8, 45)
     light = np.linspace(-1, 1, count)[:, None] * rng.uniform(20, 110)
@@ -190,7 +190,7 @@ class TextureFolder:
 
 
 def _shrink_texture(picture: Picture, side: int) -> Picture:
-    """Return a picture reduced to at most `side` pixels a side in its proportions, read-only."""
+    """Return the picture, read-only, with its longer side reduced to `side` pixels if it is larger."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     reduced: Picture = np.asarray(image)

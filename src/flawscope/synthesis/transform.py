@@ -45,8 +45,9 @@ def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
 def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     """Cut out the marked part of a picture, and move it at random.
 
-    The cut is mirrored, stretched and turned. Half of the time this is about its own middle, so that it stays
-    at its place; otherwise about the picture's middle, as if the entire picture were turned.
+    The cut is mirrored, stretched and turned. Half of the time this is done about the cut's own middle, so
+    that the cut stays at its place. In the other half it is done about the picture's middle, as if the entire
+    picture were turned.
 
     Args:
         picture: [H, W, 3] uint8.
@@ -125,8 +126,8 @@ def _distorted_mesh(
 def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Paste a cut in place, or its parts at random places.
 
-    It is pasted in place if more than `IN_PLACE` of it lies in the mask `within`. Otherwise each connected
-    part is pasted at the best of a few random places, and clipped to the mask.
+    The cut is pasted in place if more than the share `IN_PLACE` of it lies in the mask `within`. If not, each
+    connected part is pasted at the best of a few random places, and clipped to the mask.
 
     Args:
         picture: [H, W, 3] uint8.

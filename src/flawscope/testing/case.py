@@ -158,8 +158,8 @@ class Case:
     def training_pictures(self, variant: str) -> list[PictureSource]:
         """Return the pictures that a variant is fitted on.
 
-        They are the good pictures, a copy of one of them, and bytes that are no picture; for "padded", strips
-        of the good pictures only.
+        They are the good pictures, a copy of one of them, and bytes that are no picture. For "padded", they
+        are only strips of the good pictures.
         """
         if variant == "padded":
             return [cut_strip(source) for source in self.good_pictures]

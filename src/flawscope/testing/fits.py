@@ -237,7 +237,7 @@ def _must_have_level(model: Predictor, medians: NDArray[np.float64], message: st
 
 
 def groups_stay_together(case: Case) -> None:
-    """Pictures of one part (`--group`) are learnt from or held out together."""
+    """Pictures of one part (`--group`) are either all learnt from, or all held out."""
     model = case.fitted("region")
     calibrated = {row.hash for row in _scored(model)}
     flags_by_part: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture: is it calibrated with?

@@ -327,7 +327,7 @@ def padding_is_not_learnt(case: Case) -> None:
 
 
 def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32]:
-    """Return a picture [H, W, 3] at the network's size, as `Detector.filled` fills padding and outside."""
+    """Return a picture [H, W, 3] as the network gets it: `Detector.filled` has filled padding and outside."""
     import torch
 
     image = model.detector.filled(torch.from_numpy(preprocess_pictures(model, [source])))

@@ -176,7 +176,7 @@ def offsets_from(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Float
 
 
 def _path_along(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """Return a path `[N, 2]` of a length along the directions `heading [N]`, with its middle on a pixel."""
+    """Return a path `[N, 2]` in the directions `heading [N]`, with the pixel `centre` at its middle."""
     path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / len(heading), 0)
     return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
 
@@ -221,7 +221,7 @@ def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     sigma = flaw.grade(9, 3.6) * scale
     along, across = ellipse(x, y, rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.3)))
     bowl = np.exp(-0.5 * (along**2 + across**2) / sigma**2)
-    wall = -(x * LIGHT[0] + y * LIGHT[1]) / sigma * bowl * math.exp(0.5)
+    wall = -(x * LIGHT[0] + y * LIGHT[1]) / sigma * bowl * math.exp(0.5)  # light on the slope, about -1..1
     shine = np.maximum(wall, 0) ** 3
     amplitude = flaw.grade(95, 32)
     canvas += ((amplitude * (0.8 * wall + 0.35 * shine) - 0.15 * amplitude * bowl) * allowed)[..., None]
