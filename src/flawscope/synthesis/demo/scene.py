@@ -93,8 +93,8 @@ def window_around(
 ) -> tuple[Floats, Floats, Floats]:
     """Return a window of the canvas around a point, for small parts, and its distances `u` and `v`.
 
-    The window ends `reach` units from the point. It shares the memory of `canvas`: what is drawn in it is
-    drawn on the canvas. `u` and `v` are distances from the point.
+    The window ends `reach` units from the point. It shares the memory of `canvas`: a change in it changes the
+    canvas. `u` and `v` are distances from the point.
     """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
