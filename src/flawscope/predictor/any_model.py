@@ -235,7 +235,7 @@ class AnyModel(ABC, Generic[One]):
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
         """Decode a picture and recognise its product; `stream` accepts the result instead of the picture.
 
-        A `HashedPicture` and a `PictureOf` are accepted, too.
+        The picture may also be a `HashedPicture` or a `PictureOf`.
 
         Raises:
             InputError: The picture cannot be read.

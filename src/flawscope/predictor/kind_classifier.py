@@ -61,12 +61,13 @@ class LinearDiscriminant(NamedTuple):
         means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
         residuals = descriptors - means[labels]
         degrees_of_freedom = max(1, len(labels) - count)
-        _, scales, directions = np.linalg.svd(residuals, full_matrices=False)
-        # variance along each direction, and mean variance of all directions (the spread); their weights are
-        # 1 - SHRINKAGE and SHRINKAGE
-        variances = (1 - SHRINKAGE) * scales**2 / degrees_of_freedom
-        total = SHRINKAGE * float((scales**2).sum())
+        _, singular_values, directions = np.linalg.svd(residuals, full_matrices=False)
+        # The variance along a direction is estimated as 1 - SHRINKAGE of its own variance, plus the spread:
+        # SHRINKAGE of the mean variance of all directions
+        variances = (1 - SHRINKAGE) * singular_values**2 / degrees_of_freedom
+        total = SHRINKAGE * float((singular_values**2).sum())
         spread = max(total / degrees_of_freedom / descriptors.shape[1], MIN_SPREAD)
+        # a squared weight is the share by which the squared distance along the direction is reduced
         weights = np.sqrt(variances / (variances + spread))
         return cls(means, weights[:, None] * directions, spread)
 
@@ -103,20 +104,21 @@ class KindClassifier:
             descriptors: [N, C], one for each region.
 
         Raises:
-            InputError: The model's kinds have another number C of values.
+            InputError: The model's kinds were learnt from descriptors with another number of values than C.
         """
         if descriptors.shape[1] != self.kinds.shape[1]:
             raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
         lengths, directions = to_length_1(descriptors)
-        squares = self._discriminant.distances(directions) * lengths**self.kinds.power
+        scales = lengths**self.kinds.power
+        squares = self._discriminant.distances(directions) * scales
         distances = np.array(self.kinds.distances)
         margins = np.array(self.kinds.margins)
         p_values = combined_p_values(squares, distances, margins, self.kinds.share)
         names = self.kinds.names
-        from_nearest = np.argsort(squares, axis=1, kind="stable")  # [N, K], numbers of kinds
+        nearest_first = np.argsort(squares, axis=1, kind="stable")  # [N, K], numbers of kinds
         kind_sets = []
-        for numbers, kind_p_values in zip(from_nearest, p_values.tolist(), strict=True):
-            likely = tuple(names[k] for k in numbers if kind_p_values[k] > self.kinds.effective_error)
+        for kind_numbers, kind_p_values in zip(nearest_first, p_values.tolist(), strict=True):
+            likely = tuple(names[k] for k in kind_numbers if kind_p_values[k] > self.kinds.effective_error)
             kind_sets.append(KindSet(likely, dict(zip(names, kind_p_values, strict=True))))
         return kind_sets
 
@@ -131,11 +133,12 @@ def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
     """Return p-values [N, K] of kinds: twice the smaller of two p-values (Bonferroni), at most 1.
 
-    The first p-value tests whether the kind is known at all. Its statistic is min - `share` * mean of the
-    squared distances to all kinds, ranked among the examples' `distances`. This compares the likelihood of
-    the nearest kind with that of a new kind, which lies around the middle of all kinds with 1/share of the
-    covariance. The second p-value tests each kind. Its statistic is the kind's squared distance - min, ranked
-    among the examples' `margins`.
+    The first p-value tests whether the kind is known at all. Its statistic is the smallest squared distance
+    to a kind, minus `share` times the mean over all kinds; it is ranked among the examples' `distances`. This
+    compares the likelihood of the nearest kind with that of a new kind. The new kind is assumed around the
+    middle of all kinds; its covariance is that of a kind, divided by `share`. The second p-value tests each
+    kind. Its statistic is the kind's squared distance minus the smallest one; it is ranked among the
+    examples' `margins`.
 
     Args:
         squares: [N, K], squared distances to the kinds.
@@ -166,7 +169,7 @@ def learn(
     Args:
         descriptors: [N, C] of the regions.
         labels: [N], kind of each region.
-        error: Share of the sets of kinds that may lack the true kind.
+        error: Largest share of answers that may lack the true kind.
 
     Raises:
         InputError: No kind has `MIN_EXAMPLES` examples, or `error` is not between 0 and 1.
@@ -180,7 +183,7 @@ def learn(
             f"no kind of defect has {MIN_EXAMPLES} examples with a region ({', '.join(counts) or 'none'}): "
             "label more"
         )
-    # examples are sorted by kind: so a fold of every n-th example has few examples of each kind
+    # sorted by kind, so that a fold, which takes every n-th example, leaves out few examples of each kind
     rows = np.array([row for name in names for row, label in enumerate(labels) if label == name])
     kind_of = np.array([names.index(labels[row]) for row in rows])
     lengths, examples = to_length_1(descriptors[rows])
@@ -196,22 +199,24 @@ def learn(
     discriminant = LinearDiscriminant.fit(examples, kind_of, len(names))
     tensor = np.concatenate([discriminant.means, discriminant.directions]).astype(np.float32)
     kinds = Kinds(
-        names,
-        tuple(sizes.tolist()),
-        error,
-        discriminant.spread,
-        (len(tensor), tensor.shape[1]),
-        tuple(distances.tolist()),
-        tuple(margins.tolist()),
-        _confusion(squares, kind_of, distances, margins, error),
-        POWER,
-        SHARE,
+        names=names,
+        counts=tuple(sizes.tolist()),
+        error=error,
+        spread=discriminant.spread,
+        shape=(len(tensor), tensor.shape[1]),
+        distances=tuple(distances.tolist()),
+        margins=tuple(margins.tolist()),
+        confusion=_confusion(squares, kind_of, distances, margins, error),
+        power=POWER,
+        share=SHARE,
     )
     return KindClassifier(kinds, tensor)
 
 
 def _left_out_distances(examples: Floats, kind_of: NDArray[np.intp], count: int) -> Floats:
-    """Return squared distances [N, K] of examples to kinds that were learnt without the example's fold.
+    """Return the squared distances [N, K] of examples to kinds, by cross-validation.
+
+    Each example is compared with kinds that were learnt from the other folds.
 
     Args:
         examples: [N, C], descriptors at length 1.
@@ -237,10 +242,10 @@ def _confusion(
         kind_of: [N], number of each example's kind.
         distances: [N], first statistics of the examples (`combined_p_values`).
         margins: [N], second statistics of the examples (`combined_p_values`).
-        error: Share of the sets of kinds that may lack the true kind.
+        error: Largest share of answers that may lack the true kind.
     """
     count = squares.shape[1]
-    limit = max(error, 2 / len(kind_of))  # 2 / N: the least p-value that N - 1 examples can give
+    limit = max(error, 2 / len(kind_of))  # 2 / N: the smallest p-value that N - 1 examples can give
     # columns for the answers "several kinds" and "new kind", after the columns of the kinds
     several_kinds = count
     new_kind = count + 1

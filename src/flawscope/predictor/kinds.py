@@ -106,9 +106,9 @@ class LabelledRegions:
         self.kinds: list[str] = []
         self.names: list[str] = []
         self.looks: list[Look | None] = []
-        self.missed: Counter[str] = Counter()  # pictures of a kind without a region
+        self.missed: Counter[str] = Counter()  # by kind: number of pictures without a touched region
         self.failures: list[str] = []
-        self._hashes: set[tuple[str, str]] = set()
+        self._hashes: set[tuple[str, str]] = set()  # a picture's hash, and its kind
 
     def add(self, predictor: Predictor, example: Example) -> None:
         """Add the strongest region that a picture's mask touches.
@@ -119,8 +119,8 @@ class LabelledRegions:
         Raises:
             InputError: The picture cannot be read or judged.
         """
-        how = predictor.manifest.preprocess
-        picture = how.decode(example.picture)
+        preprocess = predictor.manifest.preprocess
+        picture = preprocess.decode(example.picture)
         key = pixel_hash(picture), example.kind
         if key in self._hashes:
             return
@@ -132,50 +132,50 @@ class LabelledRegions:
         [(_, result)] = predictor.judge([(example.picture, loaded)], predictor.session.run)
         if isinstance(result, InputError):
             raise result
-        region = _find_touched_region(result, mask)
-        if region is None:
+        region_number = _find_touched_region(result, mask)
+        if region_number is None:
             self.missed[example.kind] += 1
             return
-        (descriptor,) = region_descriptors(predictor, loaded[0], result, region)
+        views = loaded[0]
+        (descriptor,) = region_descriptors(predictor, views, result, only=region_number)
         self.descriptors.append(descriptor)
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))
-        self.looks.append(Look.of(first_channels(picture, how.channels)))
+        self.looks.append(Look.of(first_channels(picture, preprocess.channels)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         """Return the model with the kinds learnt from the regions, one region per part and kind.
 
         Raises:
-            InputError: No kind has `MIN_EXAMPLES` examples, or two kinds differ in upper case alone.
+            InputError: No kind has `MIN_EXAMPLES` examples, or two kinds differ only in upper case.
         """
         examples = named_rows(self.names, self.looks)
         units = units_of(examples, part_of=stored_part_reader(predictor.manifest)).numbers
-        first_regions: dict[tuple[int, str], int] = {}  # by part and kind
+        number_by_part_and_kind: dict[tuple[int, str], int] = {}  # number of the first region
         for number, part_and_kind in enumerate(zip(units, self.kinds, strict=True)):
-            first_regions.setdefault(part_and_kind, number)
-        chosen = sorted(first_regions.values())
+            number_by_part_and_kind.setdefault(part_and_kind, number)
+        chosen = sorted(number_by_part_and_kind.values())
         labels = [self.kinds[number] for number in chosen]
-        spellings: dict[str, str] = {}  # name without upper case -> first spelling
+        spelling_by_folded_name: dict[str, str] = {}  # the first spelling of each name
         for name in labels:
-            spelling = spellings.setdefault(name.casefold(), name)
+            spelling = spelling_by_folded_name.setdefault(name.casefold(), name)
             if spelling != name:
                 raise InputError(
                     f"the kinds {spelling} and {name} differ in upper case alone: name them alike"
                 )
-        width = self.descriptors[0].size if self.descriptors else 0
+        value_count = self.descriptors[0].size if self.descriptors else 0
         chosen_descriptors = [self.descriptors[number] for number in chosen]
-        descriptors = np.array(chosen_descriptors).reshape(len(chosen), width)
+        descriptors = np.array(chosen_descriptors).reshape(len(chosen), value_count)
         classifier = kind_classifier.learn(descriptors, labels, error)
         counts = Counter(labels)
         notes = [
             f"{name}: {pluralize(count, 'picture')} without a region there"
             for name, count in self.missed.items()
         ]
-        notes += [
-            f"{name}: {pluralize(counts[name], 'example')}, a kind takes {MIN_EXAMPLES}: left out"
-            for name in sorted(counts)
-            if name not in classifier.kinds.names
-        ]
+        for name in sorted(counts):
+            if name not in classifier.kinds.names:
+                example_count = pluralize(counts[name], "example")
+                notes.append(f"{name}: {example_count}, a kind takes {MIN_EXAMPLES}: left out")
         notes += [finding.line for finding in find_unusual_looks(self.looks, self.names)]
         left_out = len(units) - len(chosen)
         if left_out:
@@ -196,14 +196,15 @@ def _find_touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None)
         return None
     if mask is None or not mask.any():
         return 0
-    numbers = np.full(prediction.geometry.size, -1)
+    region_numbers = np.full(prediction.geometry.size, -1)  # of each pixel of the map; -1: no region
     for number, pixels in enumerate(prediction.region_pixels):
-        numbers[pixels] = number
+        region_numbers[pixels] = number
     rows, columns = np.nonzero(mask)
     map_y, map_x = prediction.geometry.locate(rows.astype(np.float64) + 0.5, columns.astype(np.float64) + 0.5)
     y = np.floor(map_y).astype(int)
     x = np.floor(map_x).astype(int)
-    inside = (y >= 0) & (y < numbers.shape[0]) & (x >= 0) & (x < numbers.shape[1])
-    touched = numbers[y[inside], x[inside]]
+    map_height, map_width = region_numbers.shape
+    inside = (y >= 0) & (y < map_height) & (x >= 0) & (x < map_width)
+    touched = region_numbers[y[inside], x[inside]]
     touched_regions = touched[touched >= 0]
     return int(touched_regions.min()) if len(touched_regions) else None

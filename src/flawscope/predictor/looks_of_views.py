@@ -27,7 +27,7 @@ def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
 def with_looks_of_views(
     models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
 ) -> dict[str, Predictor]:
-    """Return the models of views after each has learnt thumbnails of the pictures of all views.
+    """Return the models, each of one view, after all have learnt thumbnails of every view's pictures.
 
     Thumbnails differ between models, as each model preprocesses pictures in its own way. A picture is decoded
     once for all models that read the same channels.

@@ -30,8 +30,8 @@ def compare_view(looks: ViewLooks | None, view: str, prediction: Prediction) -> 
         view: View that the picture should show.
         prediction: The prediction.
     """
-    has_finding = any(finding.code == VIEW_EXCHANGED for finding in prediction.findings)
-    if looks is None or prediction.look is None or has_finding:
+    is_reported = any(finding.code == VIEW_EXCHANGED for finding in prediction.findings)
+    if looks is None or prediction.look is None or is_reported:
         return prediction
     other_view = looks.shown_instead(view, prediction.look)
     if other_view is None:
@@ -108,8 +108,8 @@ class PartCollector:
     @property
     def views(self) -> list[str]:
         """Names of the views of all products, each once."""
-        names = [view for calibration in self.calibrations.values() for view in calibration.views]
-        return [*dict.fromkeys(names)]
+        repeated_names = [view for calibration in self.calibrations.values() for view in calibration.views]
+        return [*dict.fromkeys(repeated_names)]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
         """Add the prediction of a file.
@@ -138,13 +138,14 @@ class PartCollector:
 
     @property
     def expected_rate(self) -> float:
-        """Share of new good parts expected to be called anomalous; of several products the largest share."""
+        """Share of new good parts that is expected to be called anomalous: the largest of all products."""
         return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
         """Sort files so that those of a part follow each other; parts keep the order of their first files.
 
-        In this order, few parts are incomplete at a time, whose predictions are held in memory.
+        The predictions of incomplete parts are held in memory: in this order, there are few of them at a
+        time.
         """
         first_place_by_part = dict[str, int]()  # place of each part's first file
         for place, path in enumerate(paths):
@@ -182,7 +183,7 @@ class PartCollector:
             part: The part's name.
             views: The prediction of each view, by the view's name.
             pictures: The picture of each view, by the view's name; `RoutedParts` may judge some of them
-                again. None: the pictures are files, whose paths the predictions have.
+                again. None: the pictures are the files at the predictions' paths.
         """
         return self._decide(self.calibration, self._looks[ONE], part, views)
 
@@ -279,9 +280,10 @@ class RoutedParts(PartCollector):
             name for name, calibration in self.calibrations.items() if shown_views.issubset(calibration.views)
         ]
         distances = np.array([recognition.distances for recognition in recognitions])
-        of_part = self._recogniser.recognise_group(distances, candidates or None)
-        all_show_products = all(recognition.product for recognition in recognitions)
-        return of_part if all_show_products else of_part._replace(product=None)
+        part_recognition = self._recogniser.recognise_group(distances, candidates or None)
+        if all(recognition.product for recognition in recognitions):
+            return part_recognition
+        return part_recognition._replace(product=None)  # a view shows none of the products
 
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None

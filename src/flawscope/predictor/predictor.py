@@ -68,7 +68,7 @@ SHOWN_SAMPLES = 3  # stored pictures that a notebook displays
 
 
 def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | None = None) -> Predictor:
-    """Open a fitted model in memory in torch.
+    """Open a fitted model, which is in memory, in PyTorch.
 
     Args:
         artefact: The model.
@@ -214,7 +214,7 @@ class Predictor(AnyModel["Predictor"]):
         yield "decision", promise_of(self.manifest).text
 
     def _repr_html_(self) -> str:
-        """Show a notebook the model's facts and the pictures that it holds."""
+        """Return HTML for notebooks: the model's facts, and its sample pictures."""
         rows = [*self._facts()]
         detection = describe_detection(self.manifest)
         if detection:
@@ -257,7 +257,8 @@ class Predictor(AnyModel["Predictor"]):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         views = self.manifest.preprocess.views(picture, name, counted)
         views.with_roi(self.artefact.tensors.get("region"))
-        return views, measure_appearance(views.images([0])[0], counted)
+        whole_view = views.images([0])[0]
+        return views, measure_appearance(whole_view, counted)
 
     def _run_views(
         self, pictures_views: list[Views], run: Run
@@ -278,6 +279,7 @@ class Predictor(AnyModel["Predictor"]):
         try:
             if self.manifest.preprocess.several is not None:
                 return [(source, self._judge_parts(source, loaded, run)) for source, loaded in batch]
+            # the views of the pictures that could be read
             readable = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
             scores, maps = self._run_views(readable, run)
         except MemoryError as error:
@@ -307,16 +309,16 @@ class Predictor(AnyModel["Predictor"]):
         assert isinstance(views, PartFrameViews), "the preprocessing of several parts makes these"
         fusion = self.manifest.fusion
         if fusion is None:
-            results = views.predict_parts(run, None, batch=None, roi=self.artefact.counted)
+            results = views.predict_parts(run, fusion, batch=None, roi=self.artefact.counted)
         else:  # tiles mark the region of interest themselves
-            results = views.predict_parts(run, fusion, self.session.batch, roi=None)
+            results = views.predict_parts(run, fusion, batch=self.session.batch, roi=None)
         scores, picture_map, part_numbers = results
         worst_score = scores.max(keepdims=True)
         [(_, result)] = self.decide([(source, loaded)], worst_score, [picture_map])
         if isinstance(result, InputError):
             return result
-        how = self.manifest.preprocess
-        prediction = with_parts(result, views, scores, part_numbers, how, self.calibration)
+        preprocess = self.manifest.preprocess
+        prediction = with_parts(result, views, scores, part_numbers, preprocess, self.calibration)
         return self._name_kinds(prediction, source, loaded)
 
     def decide(
@@ -342,8 +344,9 @@ class Predictor(AnyModel["Predictor"]):
             if isinstance(loaded, InputError):
                 results.append((source, loaded))
                 continue
-            values = next(values_of_readable)  # score, map, p-value, severity, decision
-            results.append((source, self._make_prediction(source, loaded, *values)))
+            score, map_, p_value, severity, anomalous = next(values_of_readable)
+            prediction = self._make_prediction(source, loaded, score, map_, p_value, severity, anomalous)
+            results.append((source, prediction))
         return results
 
     def _make_prediction(
@@ -367,7 +370,7 @@ class Predictor(AnyModel["Predictor"]):
             severity: Severity of the score.
             anomalous: Decision on the score.
         """
-        views, appearance = seen[:2]
+        views, appearance = seen[:2]  # a router adds the recognised product
         preprocess = self.manifest.preprocess
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         if not math.isfinite(score):
@@ -379,11 +382,11 @@ class Predictor(AnyModel["Predictor"]):
         # `PEAK_RADIUS` is in pixels of the network, `peak_radius` in pixels of the map
         peak_radius = PEAK_RADIUS * max(self.session.size) / max(restored_map.shape)
         levels = ScoreLevels(
-            calibration.score_threshold,
-            calibration.mask_threshold,
-            calibration.colour_range,
-            calibration.outline,
-            peak_radius,
+            score_threshold=calibration.score_threshold,
+            mask_threshold=calibration.mask_threshold,
+            colour_range=calibration.colour_range,
+            outline=calibration.outline,
+            nearby=peak_radius,
         )
         parts = self._find_part(views)
         findings = []
@@ -432,7 +435,7 @@ class Predictor(AnyModel["Predictor"]):
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
-        """Good pictures learnt from that deserve a look, with the reason, most suspicious first."""
+        """Good pictures that were learnt from but deserve a look, each with the reason, worst first."""
         return self.manifest.suspects
 
     @property
@@ -494,28 +497,29 @@ class Predictor(AnyModel["Predictor"]):
         return self.with_manifest(result.manifest).with_failures(result.failures)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
-        """Return the mask [H, W], at the size of a prediction's map, of the pixels that count.
+        """Return a mask [H, W] of a prediction's map: the pixels that count.
 
         Such pixels show the picture, not a letterbox's border, and lie in the region of interest.
         """
-        how = self.manifest.preprocess
+        preprocess = self.manifest.preprocess
         size = geometry.size
-        if how.several is not None:
+        if preprocess.several is not None:
             return np.ones(size, np.bool_)  # the places of parts are not known here
         if geometry.corrected is not None:
             corrected_mask = self.valid_mask(geometry.corrected).astype(np.float32)
-            mask, _ = how.restored(corrected_mask, geometry.corrected, fill=0.0)
+            mask, _ = preprocess.restored(corrected_mask, geometry.corrected, fill=0.0)
             return mask > 0.5
         visible = geometry.visible_mask()
-        is_single_view = how.tile is None or size == tuple(self.session.size)
+        is_single_view = preprocess.tile is None or size == tuple(self.session.size)
         if is_single_view:
             counted = self.artefact.counted
             return visible if counted is None else counted & visible
         region = self.artefact.tensors.get("region")
         if region is None:
             return visible
-        frame_geometry = how.whole.geometry(how.frame_size(geometry.picture_size))
-        return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, *size)
+        frame_geometry = preprocess.whole.geometry(preprocess.frame_size(geometry.picture_size))
+        height, width = size
+        return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, height, width)
 
     def self_test(self) -> Certificate:
         """Run the artefact's sample pictures on this machine, and compare the results with stored ones.

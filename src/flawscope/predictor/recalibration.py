@@ -126,8 +126,11 @@ def _judge_new(
     new_numbers = [number for number in table.distinct() if table.rows[number].hash not in known_hashes]
     part_of = stored_part_reader(model.manifest)
     new_rows = [table.rows[number] for number in new_numbers]
-    units = units_of(new_rows, known, part_of)  # `units.rows` are in the order of `new_numbers`
-    rows_to_score = {number: units.rows[k] for k, number in enumerate(new_numbers) if k not in units.copies}
+    units = units_of(new_rows, known, part_of)
+    rows_to_score = {}
+    for k, number in enumerate(new_numbers):  # `units` counts the new pictures in this order
+        if k not in units.copies:
+            rows_to_score[number] = units.rows[k]
     good_pictures = SessionPictures(model, good, step)
     run_of = leave_out_known(model, known)
     scored = score(good_pictures, rows_to_score, run_of, model.manifest.preprocess.lights)
@@ -166,7 +169,7 @@ def recalibrate(
     Args:
         model: The model.
         good: The pictures, decoded.
-        names: Names of the pictures, which state their parts.
+        names: Names of the pictures; a name may state the part that the picture shows.
         step: Gets the progress.
         force: Whether the pictures are known to be good. Open questions then become notes.
 
@@ -174,7 +177,7 @@ def recalibrate(
         InputError: No picture can be used, or no part would have all views.
     """
     manifest = model.manifest
-    before = model.manifest.calibration
+    old_calibration = model.manifest.calibration
     pattern = stored_part_pattern(manifest)
     if pattern is not None:
         require_whole_part(part_calibration(manifest, pattern).views, pattern.parse_all(names))
@@ -182,19 +185,20 @@ def recalibrate(
     new = _judge_new(model, good, names, learnt_rows, step)
     _check_usable(new, len(names))
     rows = (*learnt_rows, *new.rows)
-    arguments = before.to_dict() | {
+    # the new calibration has the old one's settings
+    settings = old_calibration.to_dict() | {
         "method": f"held out{within_range(manifest.preprocess.normalization)}",
         "runtime": model.session.runtime,
         "promised": True,
     }
-    calibration = calibrate(rows, **arguments)
+    calibration = calibrate(rows, **settings)
     expected = ExpectedPictures.from_facts(manifest.facts)
     unusual = find_unusual(
         rows,
         calibration,
-        DefectScores.from_facts(manifest.facts),
-        {row.hash for row in new.usable},
-        before=before,
+        defects=DefectScores.from_facts(manifest.facts),
+        new={row.hash for row in new.usable},
+        before=old_calibration,
         appearance=expected.appearance,
         left_out=new.left_out,
     )

@@ -64,7 +64,7 @@ class KnownProduct:
         simulated defect.
         """
         pictures = self._pictures
-        farthest = max(distances[-1] for distances in self.leave_one_out)
+        farthest = max(distances[-1] for distances in self.leave_one_out)  # the last is the largest
         limits = [min(GOOD_DISTANCE_FACTOR * farthest, MAX_GOOD_LIMIT), MIN_LIMIT]
         if len(pictures.defective):
             defect_distances = self.distances(pictures.defective, pictures.carriers)
@@ -72,9 +72,9 @@ class KnownProduct:
         return float(max(limits))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return p-values of distances: the largest over lights of the conformal p-value in each light.
+        """Return the conformal p-value of each distance: its largest p-value in any light.
 
-        In a light with n good pictures, a p-value is (1 + #{good distances >= distance}) / (n + 1).
+        In a light with n good pictures, the p-value is (1 + #{good distances >= distance}) / (n + 1).
         """
         p_values_by_light = []
         for good_distances in self.leave_one_out:
@@ -123,4 +123,4 @@ class Recogniser:
         product_distances = distances[:, nearest]
         is_within = bool((product_distances <= product.limit).all())  # false if a distance is NaN
         p_value = float(product.p_values(product_distances).min())
-        return Recognition(name if is_within else None, name, p_value)  # product, nearest, p-value
+        return Recognition(product=name if is_within else None, nearest=name, p_value=p_value)

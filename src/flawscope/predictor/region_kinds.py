@@ -52,16 +52,18 @@ def region_descriptors(
     regions = [_points_in_picture(model, prediction, pixels) for pixels in region_pixels]
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.is_tile(number)] or numbers
-    # number of a view -> for each region, the region's points that the view shows
-    hits = {number: [_points_in_view(views, number, points) for points in regions] for number in finest}
-    numbers_to_run = _views_to_run(hits)
+    # by the view's number: for each region, the points of it that the view shows
+    view_points = {}
+    for number in finest:
+        view_points[number] = [_points_in_view(views, number, points) for points in regions]
+    numbers_to_run = _views_to_run(view_points)
     point_counts = []  # [regions, 1]
     for region in range(len(regions)):
         count = 0
         for number in numbers_to_run:
-            y, _ = hits[number][region]
+            y, _ = view_points[number][region]
             count += len(y)
-        point_counts.append([max(1, count)])
+        point_counts.append([max(1, count)])  # not 0: it is a divisor
     session = model.session
     sums = []  # [views, regions, C]
     for start in range(0, len(numbers_to_run), session.batch):
@@ -69,7 +71,7 @@ def region_descriptors(
         for number, cells in zip(batch, session.residuals(views.images(batch)), strict=True):
             _, height, width = cells.shape
             region_sums = []
-            for y, x in hits[number]:
+            for y, x in view_points[number]:
                 rows = (y * height).astype(int)
                 columns = (x * width).astype(int)
                 region_sums.append(cells[:, rows, columns].sum(1))
@@ -77,23 +79,23 @@ def region_descriptors(
     return np.asarray(np.array(sums).sum(0, dtype=np.float64) / point_counts)
 
 
-def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
+def _views_to_run(view_points: Mapping[int, Sequence[Points]]) -> list[int]:
     """Choose views to run: for each region the view that shows most of it, and the views with most points.
 
     Args:
-        hits: For each view, by number: the points of each region that the view shows.
+        view_points: By the view's number: for each region, the points of it that the view shows.
     """
-    totals = {number: sum(len(y) for y, _ in regions) for number, regions in hits.items()}
-    by_total = sorted(hits, key=lambda number: -totals[number])
-    region_count = len(hits[by_total[0]])
+    totals = {number: sum(len(y) for y, _ in regions) for number, regions in view_points.items()}
+    most_first = sorted(view_points, key=lambda number: -totals[number])
+    region_count = len(view_points[most_first[0]])
     best_views = []
     for region in range(region_count):
         point_counts = {}
-        for number in by_total:
-            y, _ = hits[number][region]
+        for number in most_first:
+            y, _ = view_points[number][region]
             point_counts[number] = len(y)
         best_views.append(max(point_counts, key=point_counts.__getitem__))
-    views_with_most = [number for number in by_total[:MAX_VIEWS] if totals[number]]
+    views_with_most = [number for number in most_first[:MAX_VIEWS] if totals[number]]
     return [*dict.fromkeys([*best_views, *views_with_most])]
 
 
@@ -107,12 +109,12 @@ def _points_in_picture(
         prediction: The prediction with the region.
         pixels: Rows and columns of the region in the map.
     """
-    how = model.manifest.preprocess
+    preprocess = model.manifest.preprocess
     geometry = prediction.geometry
-    if how.corrections:
+    if preprocess.corrections:  # the corrected picture differs from the picture
         region = np.zeros(prediction.map.shape, np.bool_)
         region[pixels] = True
-        rows, columns = np.nonzero(how.corrected_mask(geometry.warp_mask(region)))
+        rows, columns = np.nonzero(preprocess.corrected_mask(geometry.warp_mask(region)))
         y = rows + 0.5
         x = columns + 0.5
     else:
@@ -124,9 +126,9 @@ def _points_in_picture(
 
 def _points_in_view(views: Views, number: int, points: Points) -> Points:
     """Return the points that a view shows, as shares 0..1 of the view's height and width."""
-    place = views.placement(number)
-    height, width = place.size
-    view_y, view_x = place.locate(*points)
+    placement = views.placement(number)
+    height, width = placement.size
+    view_y, view_x = placement.locate(*points)
     y = view_y / height
     x = view_x / width
     is_inside = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)

@@ -93,7 +93,7 @@ def load(
 
 
 def open_models(mapping: ModelMapping, device: str = "auto") -> Predictor | Router:
-    """Open fitted models in memory in torch."""
+    """Open fitted models, which are in memory, in PyTorch."""
     return _wrap(open_model(mapping, device=device))
 
 
@@ -109,7 +109,7 @@ def open_joined(
     device: str = "auto",
     failures: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Router:
-    """Open a router in memory in torch.
+    """Open a router, whose models are in memory, in PyTorch.
 
     Args:
         mapping: The models.
@@ -225,7 +225,7 @@ class Router(AnyModel[Predictor]):
         return pictures_by_view
 
     def check_whole_parts(self, new: Mapping[str, Sequence[PictureSource]]) -> None:
-        """Check, before views are calibrated anew, that there will be good parts with pictures of all views.
+        """Check that good parts will have pictures of all views after some views are calibrated anew.
 
         Args:
             new: New good pictures, by view, for the views that are calibrated anew. Other views keep their
@@ -245,8 +245,8 @@ class Router(AnyModel[Predictor]):
         """Run each product's `Predictor.self_test`, and count samples that are recognised as another product.
 
         Returns:
-            The certificate of each product, by its name, with this count as `mistaken`; it is None for models
-            of views.
+            The certificate of each product, by the product's name. The count is its `mistaken`, which is None
+            if the models judge views of a part.
         """
         certificates = {}
         recognition = self._artefact.recognition
@@ -319,6 +319,7 @@ class Router(AnyModel[Predictor]):
             if isinstance(loaded, InputError):
                 results[number] = (source, loaded)
                 continue
+            # `load` of a router adds the recognition as the last item
             recognition: Recognition = loaded[-1]  # type: ignore[assignment]
             recognitions[number] = recognition
             numbers_by_product.setdefault(recognition.nearest, []).append(number)

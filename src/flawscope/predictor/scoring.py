@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the picture's parts are not found or counted wrong in some light."""
+        """Whether in some light the picture's parts are not found, or their number is wrong."""
         return bool(np.isnan(self.values).any())
 
 
@@ -106,12 +106,12 @@ class ScoredRows:
 
     @property
     def usable(self) -> list[Picture]:
-        """Rows with a score, whose parts are found in every light."""
+        """Rows with a score: their parts are found in every light."""
         return [row for row in self.rows.values() if not row.is_lost]
 
     @property
     def lost(self) -> dict[int, Picture]:
-        """Rows of lost pictures, by number: they count as above all scores."""
+        """Rows of lost pictures, by number; they count as if their scores were above all others."""
         return {number: row for number, row in self.rows.items() if row.is_lost}
 
 
@@ -120,13 +120,13 @@ def score(
 ) -> ScoredRows:
     """Score rows and mark them as counted.
 
-    A row whose parts are lost in some light counts as above all scores.
+    A row whose parts are lost in some light counts as if its score were above all others.
 
     Args:
         table: The rows' pictures, and the model.
         rows: The rows, by number.
         run_of: Returns the run of the model without a row's unit.
-        lights: The model's lights (`Preprocess.lights`), or only the first, which changes nothing.
+        lights: The model's lights (`Preprocess.lights`), or only the first, which leaves a picture as it is.
     """
     answers = table.answers(rows, run_of, lights)
     numbers = [number for number in rows if number in answers.pictures]
@@ -136,7 +136,9 @@ def score(
     for number in numbers:
         row = rows[number]
         appearance = answers.pictures[number].measured
-        measured_rows.append(row.seen(row.look, appearance, row.size) if appearance else row)
+        if appearance:
+            row = row.seen(row.look, appearance, row.size)
+        measured_rows.append(row)
     values = np.array([answers.pictures[number].values for number in numbers])  # [rows, lights, 3]
     own_light_values = values[:, :1]
     scored_rows = judge(measured_rows, values)
@@ -149,7 +151,7 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return the `RunOf` of a model.
+    """Return a function that returns for a row the run without what was learnt from its unit (`RunOf`).
 
     Args:
         model: The model.
@@ -166,7 +168,7 @@ def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
 
 
 def lost_note(names: Sequence[str]) -> str:
-    """Return the note on good pictures, by name, that count as above all scores."""
+    """Return the note that names the good pictures that count as if they scored above all others."""
     return data_checks.LOST_PARTS.coded(
         "parts not found, counted wrong or lost in some light, and so counted as anomalous: "
         f"{join_names(names)}"
@@ -186,7 +188,8 @@ class SessionPictures:
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
         """Return the model's answers on the pictures of rows, and report the progress to `step`."""
-        collector = _SessionAnswers(self.model, self.pictures, lights[1:])
+        further_lights = lights[1:]  # the first leaves a picture as it is
+        collector = _SessionAnswers(self.model, self.pictures, further_lights)
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
             collector.add_batch(batch, run, rows, run_of)
@@ -231,10 +234,10 @@ class _SessionAnswers:
             batch: Numbers of pictures, and the loaded pictures.
             shared_run: Judges the pictures that the model has not learnt from.
             rows: Rows of the pictures, by number.
-            run_of: Returns the run of the model without a picture's unit; None: the model has not learnt from
-                that unit.
+            run_of: Returns for a row the run that judges without what was learnt from the row's unit; None:
+                the model has not learnt from that unit.
         """
-        not_learnt = list[tuple[int, LoadResult]]()
+        to_judge_together = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
             try:
                 run_without_it = run_of(rows[number])
@@ -242,10 +245,10 @@ class _SessionAnswers:
                 self.answers.excluded.append(number)
                 continue
             if run_without_it is None:
-                not_learnt.append((number, loaded))
+                to_judge_together.append((number, loaded))
             else:
                 self._judge([(number, loaded)], run_without_it)
-        self._judge(not_learnt, shared_run)
+        self._judge(to_judge_together, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
         """Judge loaded pictures by `run`: together in their own light, one by one in the further lights."""
@@ -261,7 +264,8 @@ class _SessionAnswers:
             elif isinstance(result, InputError):
                 self.answers.failures[number] = failure_of(result)
             else:
-                self._add_answer(number, loaded[1], result, run)
+                appearance = loaded[1]
+                self._add_answer(number, appearance, result, run)
 
     def _add_answer(self, number: int, appearance: FeatureValues, prediction: Prediction, run: Run) -> None:
         """Add the answer for a picture, and judge it in the further lights.
@@ -278,6 +282,7 @@ class _SessionAnswers:
             line = f"cannot calibrate on {name}: {refusal.words}; remove it"
             self.answers.failures[number] = data_checks.CANNOT_CALIBRATE.coded(line)
             return
+        # a row of `_values` for the own light, and one for each further light; NaN: the picture is lost
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:
             values[0] = self._values(prediction)

@@ -49,17 +49,23 @@ def with_parts(
     for number, (pose, score, p_value, severity, is_anomalous) in enumerate(rows, start=1):
         place_p_value = reference.p_value(pose.error)
         parts.append(
-            FoundPart(  # p-value of the part's score, later p-value of its place
-                number,
-                float(score),
-                float(p_value),
-                float(severity),
-                bool(is_anomalous),
-                place_p_value,
-                pose,
+            FoundPart(
+                part_index=number,
+                score=float(score),
+                p_value=float(p_value),
+                severity=float(severity),
+                is_anomalous=bool(is_anomalous),
+                part_p_value=place_p_value,
+                part_pose=pose,
             )
         )
-    all_parts = FoundParts(tuple(parts), several.least, several.most, tuple(views.objects), views.count_error)
+    all_parts = FoundParts(
+        parts=tuple(parts),
+        least=several.least,
+        most=several.most,
+        objects=tuple(views.objects),
+        wrong=views.count_error,
+    )
     count_p_value = float(calibration.p_values(np.inf)) if views.count_error else 1.0
     picture_numbers = numbers
     if how.corrections:

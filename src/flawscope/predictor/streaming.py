@@ -74,7 +74,7 @@ def stream_predictions(
     """
     lanes = session.lanes if batch is None and not tiled else 1
     iterator = iter(pictures)
-    # read as many pictures as it takes to choose among the ways below
+    # take the first pictures: their number decides which of the ways below is used
     first = list(islice(iterator, 1 if batch == 1 else max(2, lanes)))
     sources = chain(first, iterator)
     if len(first) < 2:  # a single picture, or each as soon as it comes
@@ -119,7 +119,7 @@ def _prefetch(
         sources: Arguments of `work`.
         work: Makes a result.
         threads: Number of threads.
-        ahead: Number of sources that are worked on at once.
+        ahead: Largest number of sources that are being worked on, or wait for a thread.
         may_go_on: Function that takes a result, and returns whether further work may begin while the caller
             uses this result.
     """
@@ -198,7 +198,7 @@ def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Itera
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image):
         return [pictures]
-    if isinstance(pictures, np.ndarray) and pictures.ndim < 4:  # an array of four is a batch of pictures
+    if isinstance(pictures, np.ndarray) and pictures.ndim < 4:  # with four dimensions it is a batch
         return [pictures]
     if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
         value = describe_value(pictures)
@@ -217,7 +217,7 @@ def read_picture(
     Args:
         source: The picture.
         bgr: Whether the picture is a numpy array with the channels in OpenCV's order.
-        leave_out: Hashes of the decoded pixels (`pixel_hash`) of pictures that are refused.
+        leave_out: Pictures that are refused, each by the `pixel_hash` of its decoded pixels.
         read: Function that decodes a picture.
 
     Raises:

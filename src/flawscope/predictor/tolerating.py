@@ -18,7 +18,7 @@ StreamArguments = ParamSpec("StreamArguments")
 
 
 def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
-    """Return a function that applies tolerances to a prediction of a model.
+    """Return a function that applies tolerances to one of the model's predictions.
 
     Raises:
         InputError: A rule is for a kind that the model does not name.

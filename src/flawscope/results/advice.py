@@ -82,7 +82,7 @@ def advice(
         network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
         defects: Number of defects that were judged.
         missed: Number of defects that were not found.
-        lies_elsewhere: Returns whether parts lie at different places; it is called only if that decides.
+        lies_elsewhere: Returns whether parts lie at different places; called only if the answer matters.
         sole: Name of the good picture that alone sets the threshold; empty: no single picture does.
         hidden: Number of missed defects that would be found if `sole` were left out.
         looser: Advice on a false-alarm rate that would find many more defects; None: no rate would.
@@ -112,7 +112,7 @@ def advice(
 def _steps_to_see_better(
     lies: str | None, marks: Sequence[float], pictures: Sequence[Size], network: Size | None
 ) -> list[Advice]:
-    """Return the steps against parts that lie differently, and against defects too small at the network."""
+    """Return the steps against parts that lie differently, and against defects too small for the network."""
     steps = []
     if lies is not None:
         steps.append(Advice(f"--align {lies}", LIES[lies]))
@@ -147,8 +147,8 @@ def remedies(
     Args:
         learnt: Number of good parts that the model has learnt from.
         pictures: Sizes (H, W) of pictures.
-        network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
-        accurate: Whether its method has a preset `accurate` that the model was not fitted with.
+        network: Size (H, W) that pictures are scaled to; None: pictures are seen in tiles.
+        accurate: Whether the model's method has a preset `accurate`, and the model was fitted with another.
         tried: Whether settings were tried (`--auto`).
     """
     steps = ["--preset accurate"] if accurate else []
@@ -181,20 +181,21 @@ def looser_rate(
 
     def count_called(rate: float) -> tuple[int, int]:
         """Return the numbers of defective and of good pictures that are called anomalous at a rate."""
-        defects = 0
-        alarms = 0
+        found_defects = 0
+        false_alarms = 0
         for is_defective, is_called, p_value in decided:
             if is_called or p_value <= rate + ROUNDING:
-                defects += is_defective
-                alarms += not is_defective
-        return defects, alarms
+                found_defects += is_defective
+                false_alarms += not is_defective
+        return found_defects, false_alarms
 
     def worth(rate: float) -> float:
         """Return the share of defects found at a rate, minus the share of false alarms."""
-        defects, alarms = count_called(rate)
-        return defects / defect_count - alarms / good_count
+        found_defects, false_alarms = count_called(rate)
+        return found_defects / defect_count - false_alarms / good_count
 
-    present_rate = 0.0  # all p-values are above it: only pictures count that are called anomalous now
+    # no p-value is so low: at this rate, only those pictures are anomalous that are called so now
+    present_rate = 0.0
     best_rate = max(sorted(rates), key=worth, default=None)
     if best_rate is None or worth(best_rate) - worth(present_rate) < MIN_WORTH:
         return None
@@ -209,22 +210,22 @@ def looser_rate(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Return whether most pictures lose pixels since they are scaled down to the default size.
+    """Return whether the size is the default one, and most pictures lose pixels by it.
 
-    If so, a larger size shows more, and a search tries it. A loss of a few percent does not count: it comes
+    A larger size then shows more, and a search tries it. A loss of a few percent does not count: it comes
     from rounding the sides to the network's step.
     """
     if network is None or not pictures or network != default_network(pictures):
         return False
-    shares = [pixels_left(1, size, network) for size in pictures]
+    shares = [pixels_left(1, size, network) for size in pictures]  # what is left of one pixel
     return statistics.median_low(shares) < REDUCED
 
 
 def _advise_min_defect(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
-    """Advise `--min-defect` where missed defects are too small at the network to be found.
+    """Advise `--min-defect` where missed defects are too small for the network.
 
-    The arguments are those of `advice`. The result is None if the defects are large enough, or too small in
-    any tile.
+    The arguments are those of `advice`. The result is None if the defects are large enough, or if they would
+    be too small in any tile as well.
     """
     quarter_index = int(SMALL_SHARE * (len(marks) - 1))
     length = sorted(marks)[quarter_index]  # a quarter of the defects are not longer
@@ -237,8 +238,10 @@ def _advise_min_defect(marks: Sequence[float], pictures: Sequence[Size], network
         return None
     tile_size, _ = choice
     largest_size = max(pictures, key=math.prod)
-    counts = [_count_tiles(side, tile_side) for side, tile_side in zip(largest_size, tile_size, strict=True)]
-    view_count = 1 + math.prod(counts)  # the whole picture is seen, too
+    tile_counts = []  # along the height, along the width
+    for side, tile_side in zip(largest_size, tile_size, strict=True):
+        tile_counts.append(_count_tiles(side, tile_side))
+    view_count = 1 + math.prod(tile_counts)  # the whole picture is seen, too
     return Advice(
         f"--min-defect {min_defect}px, which takes about {view_count} times as long a picture",
         f"a quarter of the missed defects are up to {length:.0f} px long, {network_length:.0f} px at the "

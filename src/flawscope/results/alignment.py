@@ -84,7 +84,7 @@ class Alignment:
             others: All other pictures.
             kind: Kind of poses that occur.
             root: Folder of the data set.
-            progress: Called after each picture that was read, with its number from 1, and the number of all.
+            progress: Called after each picture that was read, with its number, from 1, and the total number.
             several: Whether each picture shows several parts.
 
         Raises:
@@ -201,12 +201,13 @@ class Alignment:
     def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
         """Yield drawings [H, W, 3], each with a name and a remark.
 
-        The reference comes first. Then come pictures with squares around their parts: first those with a
-        problem, then the others, of which the farthest from the reference come first.
+        The reference comes first. Then come pictures with squares around their parts: those with a problem,
+        then the others, from the farthest to the nearest to the reference.
         """
         grey_image = self.reference.part_image()
         reference_image = np.repeat(grey_image[..., None], 3, axis=2)  # three equal channels
         yield reference_image, "reference", self.reference.describe()
+        # with a problem, the error is infinite
         farthest_first = sorted(self.poses.items(), key=lambda item: -item[1].error)
         for path, poses in farthest_first[:MAX_PICTURES]:
             small = Image.fromarray(displayed(path))

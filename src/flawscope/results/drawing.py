@@ -85,7 +85,7 @@ def lightness(rgb: Array) -> NDArray[np.float64]:
 
 
 def colour_map(values: Values, low: float, high: float) -> Pixels:
-    """Values [H, W] -> colours [H, W, 3] uint8; darkest at `low`, brightest at `high`, NaN grey."""
+    """Return values [H, W] as colours [H, W, 3] uint8: darkest at `low`, brightest at `high`, NaN grey."""
     colours = colour_table()[_colour_indices(values, low, high)]
     colours[np.isnan(values)] = _NAN_GREY
     return colours
@@ -117,7 +117,7 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
 
 
 def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share 0..1 of the colour scale -> opacity, as a share of the largest, which is reached at 0.5."""
+    """Return the opacity at each share 0..1 of the colour scale: 0..1, largest in the middle of the scale."""
 
     def smooth_step(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
@@ -179,7 +179,7 @@ def contour(
     rim_pixels &= ~line_pixels
     line_pixels &= ~inside
     # At the picture's border there is no room outside: there the line lies on the mask.
-    near_border = []  # of the rows, then of the columns of the window: which are near the picture's border
+    near_border = []  # whether each row of the window is near the picture's border; then the same for columns
     for length, span in zip(size, window, strict=True):
         indices = np.arange(length)
         border_distances = np.minimum(indices, length - 1 - indices)
@@ -256,11 +256,14 @@ def _text_place(
     x, y = middle + 0.8 * (lowest_corner - middle)
     left, top, right, bottom = box
     width, height = size
-    return float(min(max(x, -left), width - right)), float(min(max(y, -top), height - bottom))
+    # moved to the right and down to enter the picture, then to the left and up to stay in it
+    inside_x = min(max(x, -left), width - right)
+    inside_y = min(max(y, -top), height - bottom)
+    return float(inside_x), float(inside_y)
 
 
 def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> Pixels:
-    """Return the picture [H, W, 3] with names.
+    """Return the picture [H, W, 3] with names written in it.
 
     Args:
         picture: The picture.
@@ -285,9 +288,9 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
 def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pixels:
     """Return the picture [H, W, 3] with a text in a corner; an empty text leaves it as it is.
 
-    The text stands in the corner where it covers least of the squares; if all corners are equal, in the upper
-    left one. A text too long for one line is written in two lines of a smaller font, and cut if it is longer
-    than these.
+    The text stands in the corner where it covers the smallest area of squares; if all corners are equal, in
+    the upper left one. A text that is too long for one line is written in a smaller font, in two lines at
+    most; what does not fit is cut off.
     """
     if not words:
         return picture
@@ -317,9 +320,9 @@ def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pi
 
 
 def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) -> float:
-    """Return the area in pixels that a box (x0, y0, x1, y1) covers of the squares.
+    """Return the area of squares that a box (x0, y0, x1, y1) covers, in pixels.
 
-    Of a turned square, its upright bounding box counts.
+    A turned square counts as its upright bounding box.
     """
     covered_area = 0.0
     for square in squares:
@@ -356,7 +359,7 @@ def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
 
 
 def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
-    """Scale an image to fit into `cell` (height, width), proportions kept; RGB."""
+    """Return an image as RGB, scaled to fit into `cell` (height, width); its proportions stay."""
     image = _as_image(image)
     cell_height, cell_width = cell
     scale = min(cell_height / image.height, cell_width / image.width)
@@ -369,7 +372,7 @@ def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
 
 
 def shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Shrink a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel."""
+    """Shrink a mask [H, W] to `size`; a region that would be smaller than a pixel becomes a pixel."""
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
 

@@ -61,14 +61,15 @@ class Link(NamedTuple):
 
 
 def _cell_content(value: object) -> object:
-    """Return a value that a cell can hold: a text without control characters; for NaN or infinity a text."""
+    """Return the value as a cell can hold it: texts without control characters, NaN and infinity as texts."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if not isinstance(value, str):
         return value
-    valid_text = value.encode("utf-8", "backslashreplace").decode()  # a file name may not be UTF-8
+    # file names with bytes that are no UTF-8 have characters that cannot be encoded
+    valid_text = value.encode("utf-8", "backslashreplace").decode()
     return ILLEGAL_CHARACTERS_RE.sub("", valid_text)
 
 
@@ -84,13 +85,13 @@ class Workbook:
 
         self._book = Book(write_only=True)
         self._columns: dict[str, Sequence[Column]] = {}
-        self._rows = Counter[str]()
-        self._links = Counter[str]()
+        self._row_counts = Counter[str]()
+        self._link_counts = Counter[str]()
         for name, columns in sheets.items():
             self.add_sheet(name, columns)
 
     def add_sheet(self, name: str, columns: Sequence[Column], place: int | None = None) -> None:
-        """Add a sheet, before the sheet of the index `place`; None: at the end."""
+        """Add a sheet at the index `place`; None: at the end."""
         from openpyxl.styles import Font
         from openpyxl.utils import get_column_letter
 
@@ -111,7 +112,7 @@ class Workbook:
         """
         if self.is_full(name):
             return
-        self._rows[name] += 1
+        self._row_counts[name] += 1
         sheet = self._book[name]
         cell_values = values
         if self.is_full(name):  # this row is the last that fits
@@ -123,15 +124,15 @@ class Workbook:
 
     def is_full(self, name: str) -> bool:
         """Return whether a sheet takes no more rows."""
-        return self._rows[name] > MAX_ROWS
+        return self._row_counts[name] > MAX_ROWS
 
     def save(self, file: IO[bytes]) -> None:
-        """Write the workbook, once."""
+        """Write the workbook; a second call is an error."""
         from openpyxl.utils import get_column_letter
 
         for name, columns in self._columns.items():
             last_column = get_column_letter(len(columns))
-            last_row = self._rows[name] + 1  # with the heading
+            last_row = self._row_counts[name] + 1  # with the heading
             self._book[name].auto_filter.ref = f"A1:{last_column}{last_row}"
         # in memory first: an archive whose file cannot be written would raise errors again when Python ends
         archive = io.BytesIO()
@@ -147,8 +148,8 @@ class Workbook:
         cell = WriteOnlyCell(sheet, value=content)
         if isinstance(content, str):
             cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
-        if link and self._links[sheet.title] < MAX_LINKS:
-            self._links[sheet.title] += 1
+        if link and self._link_counts[sheet.title] < MAX_LINKS:
+            self._link_counts[sheet.title] += 1
             cell.hyperlink = link
             cell.style = "Hyperlink"
         else:
@@ -190,7 +191,7 @@ def _cell_text(value: object) -> str:
 
 def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
     """Encode a workbook with one sheet of these rows, the heading first."""
-    book = Workbook({SHEET: fitting_columns(rows)})
+    book = Workbook({SHEET: fitting_columns(rows)})  # the columns have the heading
     file = io.BytesIO()
     for row in rows[1:]:
         book.add(SHEET, row)

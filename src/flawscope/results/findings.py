@@ -129,7 +129,7 @@ BEYOND_TOLERANCE = "beyond_tolerance"
 def part_not_found(p_value: float | None) -> Finding:
     """Return the finding that the part was not found in a picture, which is therefore anomalous.
 
-    `p_value` is that of the place most similar to the part; None: it is not known.
+    `p_value` belongs to the place that is most similar to the part; None: it is not known.
     """
     return Finding(PART_NOT_FOUND, "part not found", p_value, decides=True)
 
@@ -139,7 +139,7 @@ def wrong_count(words: str, p_value: float | None) -> Finding:
 
     Args:
         words: Words on the difference.
-        p_value: Share of good pictures that are counted wrong; None: it is not known.
+        p_value: Share of good pictures in which a number is wrong; None: it is not known.
     """
     return Finding(COUNT_WRONG, words, p_value, decides=True)
 

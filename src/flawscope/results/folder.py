@@ -122,6 +122,7 @@ class PictureWriter:
         try:
             rendered = RenderedPrediction.render(path if source is None else source, prediction)
         except (InputError, MemoryError) as error:  # such as a picture that was moved
+            # a MemoryError may have no text
             self.failures.append(f"{error or path} (scored, but not drawn)")
         if rendered:
             drawing.save_png(self.output.path(f"overlays/{name}.png"), rendered.overlay)
@@ -191,7 +192,7 @@ class PictureWriter:
             if relative.parts[0] == "test" and len(relative.parts) > 1:
                 relative = Path(*relative.parts[1:])
             return relative.with_suffix("").as_posix()
-        return f"{absolute.parent.name}/{absolute.stem}".lstrip("/")
+        return f"{absolute.parent.name}/{absolute.stem}".lstrip("/")  # the root of a drive has no name
 
 
 def _folded(name: str) -> str:
@@ -203,7 +204,7 @@ def _folded(name: str) -> str:
 
 
 def _shorten(name: str) -> str:
-    """Return the name of a file; if it is longer than `MAX_NAME_BYTES`, a hash replaces its end."""
+    """Return the name; if its last part is longer than `MAX_NAME_BYTES`, a hash replaces the end."""
     folder, _, file_name = name.rpartition("/")
     encoded = os.fsencode(file_name)
     if len(encoded) <= MAX_NAME_BYTES:
@@ -213,10 +214,10 @@ def _shorten(name: str) -> str:
 
 
 def common_folder(paths: Sequence[Path]) -> Path | None:
-    """Return the common folder of the pictures outside the working folder, as `root` of `PictureWriter`.
+    """Return the deepest folder that has all pictures in it, except those in the working folder.
 
-    The result is None if the pictures have only the root of a drive in common, or all lie in the working
-    folder.
+    It is the `root` for `PictureWriter`. The result is None if the pictures have only the root of a drive in
+    common, or all lie in the working folder.
     """
     working_folder = _absolute(Path())
     outer_folders = set()

@@ -61,10 +61,12 @@ class FoundParts:
     wrong: str = ""
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
-        """Return the finding that the numbers are wrong, else that parts are anomalous; () if all is right.
+        """Return the finding that the number of parts or objects is wrong, else that parts are anomalous.
+
+        The result is empty if all is right.
 
         Args:
-            p_value: Share of good pictures whose parts are counted wrong; None: it is not known.
+            p_value: Share of good pictures in which a number is wrong; None: it is not known.
         """
         if self.wrong:
             return (wrong_count(self.wrong, p_value),)
@@ -101,7 +103,7 @@ class FoundParts:
         parts = []
         for facts in data["parts"]:
             pose = PartPose(**facts["part_pose"])
-            parts.append(FoundPart(**{**facts, "part_pose": pose}))
+            parts.append(FoundPart(**(facts | {"part_pose": pose})))
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
         return cls(tuple(parts), data["least"], data["most"], objects, data["wrong"])
 

@@ -34,7 +34,7 @@ def environment(text_of: Callable[[str], str]) -> Environment:
     Its filter `code` shows text between backticks as code.
 
     Args:
-        text_of: Called with the name of a template, returns its text.
+        text_of: Returns the text of the template with the given name.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 

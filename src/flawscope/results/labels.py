@@ -80,7 +80,7 @@ def require_own_files(form: str, pictures: Iterable[Path]) -> None:
 def _shorten_names(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
     """Return the pictures with names relative to their common folder.
 
-    If they lie on several drives, the names are the file names alone.
+    If the pictures lie on several drives, the names are only the file names.
     """
     folders = {picture.name.parent for picture in pictures}
     are_on_one_drive = len({folder.anchor for folder in folders}) == 1
@@ -261,12 +261,12 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
     """Yield the 8-connected regions of the mask at the picture's size."""
     from scipy import ndimage
 
-    values = prediction.picture_map()
-    labels, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
+    picture_map = prediction.picture_map()
+    labels, _ = ndimage.label(prediction.outlined(picture_map), structure=np.ones((3, 3)))
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         region = labels[rows, columns] == label
         outline = trace_outline(region) + np.array([columns.start, rows.start])  # x, y in the picture
-        score = float(values[rows, columns][region].max())
+        score = float(picture_map[rows, columns][region].max())
         yield LabelledRegion(outline, area=int(region.sum()), score=score)
 
 
@@ -296,8 +296,8 @@ _SIDES = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0,
 def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
     """Yield the closed lines between marked and unmarked pixels, clockwise around marked ones."""
     padded = np.pad(mask, 1)
-    # each side between a marked and an unmarked pixel: its end, by its beginning (x, y); up to two begin at a
-    # corner
+    # The sides between a marked and an unmarked pixel, each from its beginning (x, y) to its end. Two sides
+    # begin at a corner where marked pixels touch diagonally
     ends_by_beginning: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
         has_marked_neighbour = np.roll(padded, (-dy, -dx), axis=(0, 1))

@@ -351,7 +351,7 @@ class Prediction:
         return with_names, self.outlined(values), drawing.outline_colour(self.is_tolerated)
 
     def _kind_labels(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
-        """Return x, y and text of a label with the kinds of each of the strongest regions.
+        """Return labels with the kinds of the strongest regions: x, y and text of each.
 
         x, y is the lower left corner of the region's box, in pixels of the picture scaled to `size` (H, W).
         There are no labels if the model names no kinds.
@@ -368,7 +368,7 @@ class Prediction:
         return labels
 
     def drawing_facts(self) -> Json:
-        """Return values for JSON from which `from_map` makes a prediction that is drawn as this one."""
+        """Return, as values for JSON, what `from_map` needs to make a prediction that looks like this one."""
         return {
             **asdict(self.levels),
             "geometry": self.geometry.to_dict(),
@@ -409,9 +409,12 @@ class Prediction:
 
     def squares(self, size: tuple[int, int]) -> list[drawing.Square]:
         """Return squares around the parts that were found, in the picture scaled to `size` (H, W)."""
-        squares = [] if self.part_pose is None else [drawing.Square(self.part_pose.corners())]
         if self.found_parts is not None:
             squares = self.found_parts.squares()
+        elif self.part_pose is not None:
+            squares = [drawing.Square(self.part_pose.corners())]
+        else:
+            squares = []
         picture_height, picture_width = self.geometry.picture_size
         scale_y = size[0] / picture_height
         scale_x = size[1] / picture_width
@@ -431,8 +434,7 @@ class Prediction:
             picture: A picture as `predict` takes it, RGB; None: the file of this prediction is read.
 
         Raises:
-            InputError: The picture cannot be read; or neither the prediction has a file, nor a picture is
-                given.
+            InputError: The picture cannot be read; or no picture is given, and the prediction has no file.
         """
         if picture is not None:
             source = picture
@@ -530,7 +532,7 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
 def _panels(prediction: Prediction) -> list[NDArray[np.uint8]]:
     """Return the picture and its overlay [H, W, 3].
 
-    If the picture cannot be read, the heat map is returned alone; if there is no map either, nothing.
+    If the picture cannot be read, the list has only the heat map; if there is no map either, it is empty.
     """
     if prediction.path is not None:
         try:
@@ -633,7 +635,8 @@ class MismatchDetector:
                 f"whole ({describe_shifts(far_shifts)}), {self.anomalous} of {self.count} are anomalous: "
                 f"{remedy}"
             )
-        if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or self.false_alarm_rate > MAJORITY:
+        is_expected = self.false_alarm_rate > MAJORITY  # even of good pictures most would be anomalous
+        if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or is_expected:
             return ""
         return self._too_many_warning()
 

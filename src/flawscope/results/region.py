@@ -81,7 +81,7 @@ class Region:
         return max(x1 - x0, y1 - y0)
 
     def to_dict(self) -> Json:
-        """Return the region as results have it in JSON."""
+        """Return the region's entry in the JSON of a result."""
         document: Json = {
             "box": [round(side, 2) for side in self.box],
             "area": round(self.area, 2),
@@ -113,7 +113,7 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
     """Return a region's length, width and area in mm, as entries of `Region`.
 
     Length and width are the sides of the smallest rectangle, at any angle, that holds all corners of the
-    pixels in the picture. They are never too small, and too large by about a pixel of the map.
+    pixels in the picture. They are never too small; they are too large by about a pixel of the map.
 
     Args:
         rows: [N], rows of the region's pixels in the map, in ascending order.

@@ -117,11 +117,11 @@ class ResultWorkbook:
         """
         linked_values = {**values, "path": _link_text(values.get("path"), link)}
         self.book.add(JUDGED, [linked_values.get(name) for name in (*self.names, *self.more)])
-        for number, (name, region) in enumerate(places, start=1):
+        for number, (path, region) in enumerate(places, start=1):
             x0, y0, x1, y1 = region.box
             row = [
                 values.get("part"),
-                _link_text(name, link),
+                _link_text(path, link),
                 number,
                 *region.centroid,
                 x1 - x0,
@@ -140,7 +140,7 @@ class ResultWorkbook:
         return self.book.is_full(JUDGED)
 
     def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[object]] = ()) -> None:
-        """Write the workbook, once.
+        """Write the workbook; a second call is an error.
 
         Args:
             file: File to write to.
@@ -149,8 +149,8 @@ class ResultWorkbook:
         """
         if parts:
             self.book.add_sheet(PARTS, fitting_columns(parts), place=0)
-        for row in parts[1:]:
-            self.book.add(PARTS, row)
+            for row in parts[1:]:
+                self.book.add(PARTS, row)
         for name, value in (*totals, *MEANING.items()):
             self.book.add(TOTALS, (name, value))
         self.book.save(file)
@@ -185,11 +185,12 @@ class ExcelTable:
         self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
-        """Add the row of an input and the rows of its places; if several parts were searched, a row for each.
+        """Add the row of an input, the rows of its places, and the rows of parts if several were searched.
 
         Args:
             result: The input's prediction, or why it was not judged.
-            link: Target that a click on the input's name opens, relative to the table; empty: the input.
+            link: Target that a click on the input's name opens, relative to the table; empty: the click opens
+                the input.
         """
         target = link or file_link(result.path or "", self.path.parent)
         places = []
@@ -249,6 +250,6 @@ def run_totals(facts: Facts) -> list[tuple[str, object]]:
     totals = [(title, all_facts[name]) for name, title in FACTS.items() if all_facts.get(name) is not None]
     for name, product_facts in facts.get("products", {}).items():
         if "pictures" in product_facts:
-            counts = f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous"
-            totals.append((f"Product {name}", counts))
+            words = f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous"
+            totals.append((f"Product {name}", words))
     return totals

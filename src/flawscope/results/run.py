@@ -101,8 +101,8 @@ class WriteErrors:
 
     def lines(self) -> list[str]:
         """Return a line with the numbers of unwritten files, by kind; [] if all were written."""
-        numbers = [pluralize(count, kind) for kind, count in self.counts.items() if count]
-        return [f"could not be written: {', '.join(numbers)}; all others are there"] if numbers else []
+        texts = [pluralize(count, kind) for kind, count in self.counts.items() if count]
+        return [f"could not be written: {', '.join(texts)}; all others are there"] if texts else []
 
 
 class ResultsFolder:

@@ -434,8 +434,8 @@ def _parse_row(values: dict[str, str | None], decimal_comma: bool) -> ResultRow:
         if column.name not in FLOAT_COLUMNS:
             text_by_column[column.name] = from_csv_cell(text)
             continue
-        number = text.replace(",", ".") if decimal_comma else text
-        number_by_column[column.name] = float(number) if number else None
+        number_text = text.replace(",", ".") if decimal_comma else text
+        number_by_column[column.name] = float(number_text) if number_text else None
     return ResultRow(**text_by_column, **number_by_column)  # type: ignore[arg-type]
 
 
@@ -464,7 +464,9 @@ class OutputFiles:
             InputError: A file cannot be removed; then no file is removed.
         """
         self.check()
-        removed_count = sum(self._remove_file(name) for name in sorted(self.names))
+        removed_count = 0
+        for name in sorted(self.names):
+            removed_count += self._remove_file(name)
         folders = {parent for name in self.names for parent in Path(name).parents}
         folders -= {Path()}  # the results folder itself stays
         inner_first = sorted(folders, key=lambda folder: len(folder.parts), reverse=True)

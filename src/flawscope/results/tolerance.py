@@ -47,7 +47,7 @@ class Measured(NamedTuple):
         limit: Name of the limit, a key of `LIMITS`.
         most: Value of the limit.
         size: Size of the marked region; None: it is not known.
-        bound: Largest size that the defect there may have, of which only a part may be marked; None: it is
+        bound: Largest size that the defect may have, since the region may be only a part of it; None: it is
             not known.
     """
 
@@ -61,11 +61,11 @@ class Measured(NamedTuple):
         return {"code": self.limit, "kind": kind, "size": self.size, "relation": ">", "most": self.most}
 
     def bounded(self, kind: str | None, relation: str) -> Reason:
-        """Return the reason "the defect may be as large as the bound, which is ≤ or > the limit".
+        """Return the reason that compares the largest possible size of the defect with the limit.
 
         Args:
             kind: Kind of the region.
-            relation: How the bound compares with the limit, "≤" or ">".
+            relation: The largest possible size is "≤" or ">" the limit.
         """
         return {
             "code": f"{self.limit}_at_most",
@@ -122,7 +122,7 @@ class Rule:
         return first_measured.bounded(kind, "≤")
 
     def _measure(self, region: Region) -> Iterator[Measured]:
-        """Yield a region's size beside each limit that the rule has."""
+        """Yield each limit that the rule has, with the region's size that it applies to."""
         for limit, (attribute, _) in LIMITS.items():
             most = getattr(self, limit)
             if most is None:
@@ -198,8 +198,8 @@ class Tolerances:
         """Return the rules of a file.
 
         Args:
-            document: Content of the file, read as YAML.
-            content: Bytes of the file.
+            document: The file's parsed YAML.
+            content: The file's bytes.
             path: The file.
         """
         data = _check_keys(document, [*_FORMS], str(path))
@@ -208,18 +208,18 @@ class Tolerances:
                 raise InputError(f"{path} has no {name}: write {form}")
         version = _parse_version(data["version"], path)
         size = _parse_size(data["picture"], path)
-        documents = data["rules"]
-        if not isinstance(documents, list) or not documents:
+        rule_documents = data["rules"]
+        if not isinstance(rule_documents, list) or not rule_documents:
             raise InputError(f"{path} has no rules: write {_FORMS['rules']}")
         rules = []
         masks = []
         digest = hashlib.sha256(content)
-        for number, rule_facts in enumerate(documents, 1):
-            rule = _parse_rule(rule_facts, f"{path} rule {number}", path.parent, size)
+        for number, rule_document in enumerate(rule_documents, 1):
+            rule = _parse_rule(rule_document, f"{path} rule {number}", path.parent, size)
             rules.append(rule)
             if isinstance(rule.zone, np.ndarray):
                 digest.update(rule.zone.tobytes())
-                masks.append(path.parent / rule_facts["zone"])
+                masks.append(path.parent / rule_document["zone"])
         return cls(version, digest.hexdigest(), size, tuple(rules), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:
@@ -267,12 +267,12 @@ class Tolerances:
             )
         if not regions:
             return Verdict.beyond("nothing_marked")
-        full_picture = np.broadcast_to(True, picture_size)
+        picture_mask = np.broadcast_to(True, picture_size)
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
             defect_box = region.box if region.box_at_most is None else region.box_at_most
-            if not lies_inside(defect_box, full_picture):
+            if not lies_inside(defect_box, picture_mask):
                 return Verdict.beyond("at_border")
         return None
 
@@ -308,8 +308,8 @@ class Tolerances:
     def _refusal(self, region: Region, kind: str | None) -> Reason | None:
         """Return why no rule tolerates a region of this kind.
 
-        The result is None if each rule would tolerate this region alone, but there are too many regions. If
-        there is no rule for the kind, the first rule of all gives the reason.
+        The result is None if each rule would tolerate the region if it were the only one: then there are too
+        many regions. If there is no rule for the kind, the first of all rules gives the reason.
         """
         rules_of_kind = [rule for rule in self.rules if rule.kind in (kind, ANY)]
         for rule in rules_of_kind or self.rules:
@@ -353,6 +353,7 @@ def _judge_parts(prediction: Prediction, numbers: Array, tolerances: Tolerances)
         parts = prediction.found_parts.parts
         all_numbers = [part.part_index for part in parts]
         anomalous_numbers = [part.part_index for part in parts if part.is_anomalous]
+    # by the parts' numbers; `numbers` has the part of each pixel
     regions_by_part = _regions_by_part(prediction, numbers, all_numbers)
     if regions_by_part is None:
         return Verdict.beyond("at_edge")
@@ -374,7 +375,7 @@ def _regions_by_part(
 
     Args:
         prediction: The prediction.
-        numbers: Those of `apply_tolerances`.
+        numbers: [H, W], number of the part at each pixel, as in `apply_tolerances`.
         parts: Numbers of all parts.
     """
     regions_by_part: dict[int, list[Region]] = {number: [] for number in parts}
@@ -426,11 +427,11 @@ def _parse_size(picture: object, path: Path) -> tuple[int, int]:
 
 
 def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int]) -> Rule:
-    """Return a rule from its document in a file.
+    """Return a rule from its entry in a file.
 
     Args:
-        document: Content of the document, read from YAML.
-        place: Where the document is in the file, for errors.
+        document: Parsed YAML of the entry.
+        place: Where the entry is in the file, for errors.
         folder: Folder of the file; names of masks are relative to it.
         size: (H, W) of the pictures.
     """
@@ -475,7 +476,7 @@ def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -
         x0, y0, x1, y1 = sides
         height, width = size
         smallest_margin = min(x0, y0, width - x1, height - y1)
-        # a zone may reach a pixel beyond the picture, since regions must not touch its edge
+        # a zone may reach a pixel beyond the picture, since regions must not touch the zone's edge
         if smallest_margin < -1:
             raise InputError(
                 f"{place}: zone is {zone!r:.60} and leaves the picture, which has {width} x {height} "
@@ -528,15 +529,15 @@ def _is_name(text: str) -> bool:
 
 
 def _check_keys(data: object, valid_keys: Sequence[str], place: str) -> Json:
-    """Return `data`, after a check that it is a document with valid keys only.
+    """Return `data`, after a check that it is a mapping with valid keys only.
 
     Args:
-        data: Content of a YAML document.
+        data: Parsed YAML.
         valid_keys: Keys that it may have.
-        place: Where the document is, for errors.
+        place: Where the data is from, for errors.
 
     Raises:
-        InputError: The data is no document, or has other keys.
+        InputError: The data is no mapping, or has other keys.
     """
     if not isinstance(data, dict):
         raise InputError(f"{place} is no list of `key: value`: write {', '.join(valid_keys)}")

@@ -102,12 +102,12 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
     canvas_width = max(1, math.ceil(canvas_cells[1] * width / cell_columns * coarseness))
     noise = perlin_noise((canvas_height, canvas_width), canvas_cells, rng)
     angle = math.radians(rng.uniform(-90, 90))
-    cos = math.cos(angle) * coarseness
-    sin = math.sin(angle) * coarseness
+    scaled_cos = math.cos(angle) * coarseness
+    scaled_sin = math.sin(angle) * coarseness
     # from pixels to the canvas; the middles meet
-    x_offset = canvas_width / 2 - (cos * width + sin * height) / 2
-    y_offset = canvas_height / 2 + (sin * width - cos * height) / 2
-    affine = (cos, sin, x_offset, -sin, cos, y_offset)
+    x_offset = canvas_width / 2 - (scaled_cos * width + scaled_sin * height) / 2
+    y_offset = canvas_height / 2 + (scaled_sin * width - scaled_cos * height) / 2
+    affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)
     turned = Image.fromarray(noise).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC
     )
@@ -131,7 +131,8 @@ def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) 
 def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
     """Return the mask of islands of Perlin noise above a random threshold.
 
-    Half of the time all islands stay, as published; otherwise one to three stay, as most real defects have.
+    Half of the time all islands stay, as in the papers (`perlin_mask`). Otherwise one to three stay, because
+    most real defects have so few.
     """
     from scipy import ndimage
 
@@ -162,7 +163,7 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
     """
     count = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
-    # a window that a spot of any aspect and edge fits into
+    # a window that is large enough for any aspect and edge of the spot
     reach = math.ceil(1.8 * math.sqrt(count)) + 4
     rows = slice(max(0, row - reach), min(within.shape[0], row + reach + 1))
     columns = slice(max(0, column - reach), min(within.shape[1], column + reach + 1))
@@ -182,7 +183,7 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
 def ellipse(
     x: NDArray[Number], y: NDArray[Number], angle: float, aspect: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return coordinates along and across an ellipse about (0, 0), scaled to make it a circle."""
+    """Return coordinates along and across an ellipse about (0, 0), scaled so that it becomes a circle."""
     cos, sin = math.cos(angle), math.sin(angle)
     return (x * cos + y * sin) / aspect, (y * cos - x * sin) * aspect
 
@@ -192,7 +193,7 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
 
     The region has fewer pixels if the connected part of `allowed` has fewer. A bisection finds the level
     above which the field's region around the seed has about `count` pixels. If the size jumps past `count` at
-    a level, because two hills merge, the region is filled up ring by ring.
+    a level, because two hills merge, rings of pixels are added to the smaller region.
 
     Args:
         field: [H, W], the field.
@@ -222,7 +223,8 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
             shell = region
             low = middle
     while (missing_count := count - int(core.sum())) > 0:
-        # at once, a quarter of the rings that a disc would need; a single ring if that is too many
+        # Add several rings at once: a quarter of those that a disc would need. If these are too many, a
+        # single ring follows below
         rings = int((math.sqrt(count) - math.sqrt(count - missing_count)) / 4)
         if rings > 1:
             wider = ndimage.binary_dilation(core, iterations=rings, mask=shell)
@@ -248,16 +250,16 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
         path: [N, 2], points (row, column); pixel centres are at half integers.
         widths: [N], widths of the line at the points, in pixels.
     """
-    # the line's window: first and last row and column
+    # (row, column) where the line's window starts, and where it stops
     reach = float(widths.max()) / 2 + 1
-    low = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
-    high = np.clip(np.ceil(path.max(0) + reach), low + 1, np.asarray(shape)).astype(int)
-    rows, columns = (int(side) for side in high - low)
-    n = _SUPERSAMPLING
-    canvas = Image.new("L", (columns * n, rows * n), 0)
+    start_corner = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
+    stop_corner = np.clip(np.ceil(path.max(0) + reach), start_corner + 1, np.asarray(shape)).astype(int)
+    rows, columns = (int(side) for side in stop_corner - start_corner)
+    factor = _SUPERSAMPLING
+    canvas = Image.new("L", (columns * factor, rows * factor), 0)
     draw = ImageDraw.Draw(canvas)
-    points = (path - low) * n
-    for start, end, width in zip(points[:-1], points[1:], widths[:-1] * n, strict=True):
+    points = (path - start_corner) * factor
+    for start, end, width in zip(points[:-1], points[1:], widths[:-1] * factor, strict=True):
         start_xy = start[::-1]
         end_xy = end[::-1]
         draw.line([*start_xy, *end_xy], fill=255, width=max(1, round(float(width))))
@@ -265,9 +267,11 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
         if width > 3 and step > 1:  # a disc rounds the joint
             radius = float(width) / 2
             draw.ellipse([*(start_xy - radius), *(start_xy + radius)], fill=255)
-    fine = np.asarray(canvas, np.float32).reshape(rows, n, columns, n)
+    fine = np.asarray(canvas, np.float32).reshape(rows, factor, columns, factor)
     coverage = np.zeros(shape, np.float32)
-    coverage[low[0] : high[0], low[1] : high[1]] = fine.mean((1, 3)) / 255
+    top, left = start_corner
+    bottom, right = stop_corner
+    coverage[top:bottom, left:right] = fine.mean((1, 3)) / 255
     return coverage
 
 
@@ -277,9 +281,9 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
     To cover a larger share, the line first becomes longer, then wider; then further strokes are added.
 
     Args:
-        within: [H, W] bool, the pixels that the line may cover; it is clipped there.
+        within: [H, W] bool, the pixels that the line may cover; the rest of the line is cut off.
         rng: Source of size, place and shape.
-        area: Range for the line's share of the picture, before the line is clipped.
+        area: Range for the line's share of the picture, before a part of it is cut off.
         jagged: Size of random turns in pixels; above 0 the line is a crack, and its strokes branch off.
     """
     side = min(within.shape)

@@ -81,14 +81,15 @@ def _gamma(picture: Picture, rng: np.random.Generator, strength: float) -> Pictu
 def _colour(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
     """Turn the hue about the grey axis, and change the saturation."""
     turn = strength * rng.uniform(-1, 1)
-    # Rodrigues' rotation formula for the axis (1, 1, 1) / √3, whose outer product is 1/3 everywhere
+    # Rodrigues' rotation formula for the axis (1, 1, 1) / √3. All entries of the axis's outer product with
+    # itself are 1/3
     s = math.sqrt(1 / 3) * math.sin(turn)
     cross_product = np.asarray([[0, -s, s], [s, 0, -s], [-s, s, 0]])
     hue = math.cos(turn) * np.eye(3) + cross_product + (1 - math.cos(turn)) / 3
     saturation = math.exp(strength * rng.uniform(-1, 0.5))
     matrix = (saturation * np.eye(3) + (1 - saturation) * _LUMA) @ hue
-    rows = np.concatenate([matrix, np.zeros((3, 1))], 1).ravel()
-    return np.asarray(Image.fromarray(picture).convert("RGB", tuple(rows.tolist())))
+    coefficients = np.concatenate([matrix, np.zeros((3, 1))], 1).ravel()  # Pillow's matrix [3, 4]
+    return np.asarray(Image.fromarray(picture).convert("RGB", tuple(coefficients.tolist())))
 
 
 def _blur(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
@@ -153,8 +154,8 @@ class DefectRequest(NamedTuple):
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Return the picture with foreign material: a part of a texture in other light.
 
-    The part is stretched over the entire picture, as published. If the request has a size, it is stretched
-    over the defect.
+    The part is stretched over the entire picture. If the request has a size, it is stretched over the defect
+    only.
     """
     texture = request.textures(rng)
     check_picture(texture, "texture")
@@ -167,8 +168,8 @@ def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator
     left = (1 - share) * width * float(rng.random())
     window = (left, top, min(left + share * width, width), min(top + share * height, height))
     part = Image.fromarray(texture).resize(size, Image.Resampling.BILINEAR, window)
-    light = change_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
-    return _insert(request.picture, box, light)
+    changed_part = change_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
+    return _insert(request.picture, box, changed_part)
 
 
 def shuffled_structure(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -188,15 +189,17 @@ def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Pic
     row = np.searchsorted(row_starts, y, "right") - 1
     column = np.searchsorted(column_starts, x, "right") - 1
     source_cell = order[row * columns + column]
-    source_y = np.minimum(row_starts[source_cell // columns] + y - row_starts[row], height - 1)
-    source_x = np.minimum(column_starts[source_cell % columns] + x - column_starts[column], width - 1)
+    y_in_cell = y - row_starts[row]
+    x_in_cell = x - column_starts[column]
+    source_y = np.minimum(row_starts[source_cell // columns] + y_in_cell, height - 1)
+    source_x = np.minimum(column_starts[source_cell % columns] + x_in_cell, width - 1)
     changed = picture.copy()
     changed[y, x] = picture[source_y, source_x]
     return changed
 
 
 def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Paste another place of the object, turned and resized a little.
+    """Return the picture with a piece from another place of the object, turned and resized a little.
 
     Source: CutPaste (CVPR 2021), NSA (ECCV 2022).
     """
@@ -204,15 +207,15 @@ def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) ->
     height, width = mask[box].shape
     zoom = math.exp(rng.uniform(-0.25, 0.25))
     angle = rng.uniform(0, 2 * np.pi)
-    cos = math.cos(angle) * zoom
-    sin = math.sin(angle) * zoom
+    scaled_cos = math.cos(angle) * zoom
+    scaled_sin = math.sin(angle) * zoom
     # the piece is cut inside the picture, if the picture is large enough
     shape = np.asarray(mask.shape, np.float64)
     reach = np.minimum(math.hypot(height, width) * zoom / 2, shape / 2)
     middle_y, middle_x = np.clip(draw_centre(request.allowed, rng), reach, shape - reach)
-    x_offset = float(middle_x - cos * width / 2 - sin * height / 2)
-    y_offset = float(middle_y + sin * width / 2 - cos * height / 2)
-    affine = (cos, sin, x_offset, -sin, cos, y_offset)
+    x_offset = float(middle_x - scaled_cos * width / 2 - scaled_sin * height / 2)
+    y_offset = float(middle_y + scaled_sin * width / 2 - scaled_cos * height / 2)
+    affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)
     turned = Image.fromarray(request.picture).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )
@@ -317,7 +320,7 @@ def _radius(mask: Mask) -> float:
 def _feathered_weights(mask: Mask, feather: float) -> Floats:
     """Return weights: 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
-    In a thinner mask, the weights rise over a shorter way, so that they reach 1 in its middle.
+    In a mask that is too thin for this, the weights rise faster, so that they reach 1 in its middle.
     """
     from scipy import ndimage
 

@@ -94,9 +94,9 @@ def _patch_shape(allowed: Mask, area: Area, rng: np.random.Generator) -> Mask:
 
 
 def _line_shape(allowed: Mask, area: Area, rng: np.random.Generator, *, jagged: float) -> Mask:
-    """Return a line; `jagged` is the size of its turns, in pixels of a picture of 256 pixels."""
-    pixels = jagged * max(1.0, min(allowed.shape) / 256)
-    return line_mask(allowed, rng, area=area, jagged=pixels)
+    """Return a line; `jagged` is the size of its turns in pixels, for a picture with sides of 256 pixels."""
+    scaled_jagged = jagged * max(1.0, min(allowed.shape) / 256)
+    return line_mask(allowed, rng, area=area, jagged=scaled_jagged)
 
 
 PAPER_KINDS = ("texture", "structure")  # of any size where no scale is asked for
@@ -134,7 +134,7 @@ def simulate_defect(
     Args:
         picture: [H, W, 3] uint8, the good picture.
         rng: Source of the defect.
-        kind: A key of `KINDS`. None: a random key; without a scale, a random one of `PAPER_KINDS`.
+        kind: A key of `KINDS`. None: a random one of `KINDS` if a scale is given, else of `PAPER_KINDS`.
         scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
             None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
             kinds a scale is chosen at random.
@@ -181,6 +181,7 @@ def _draw_visible_defect(
     min_pixels = max(MIN_PIXELS, smallest_share / 2 * request.allowed.size)
     max_pixels = max(MIN_PIXELS, largest_share * request.allowed.size)
     for _ in range(_TRIES):
+        # a single kind takes no random number
         kind = kinds[0] if len(kinds) == 1 else kinds[int(rng.integers(len(kinds)))]
         defect = _draw_defect(request, kind, rng)
         if defect is not None and min_pixels <= defect.mask.sum() <= max_pixels:
@@ -206,7 +207,7 @@ def extend_defect(
     Args:
         picture: [H, W, 3] uint8, the good picture.
         defect: [h, w, 3] uint8, a picture with the defect; stretched to the good picture's size.
-        defect_mask: [h, w] bool, True on the defect; stretched likewise.
+        defect_mask: [h, w] bool, True on the defect; stretched in the same way.
         rng: Source of the transformation.
         foreground: [H, W] bool; None or all False: everywhere.
 
@@ -227,8 +228,8 @@ def extend_defect(
         cut = cut_and_move(defect, defect_mask, rng)
         if not cut.mask.any():
             continue
-        light = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
-        changed, mask = paste_cut(picture, cut._replace(pixels=light), within, rng)
+        changed_pixels = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
+        changed, mask = paste_cut(picture, cut._replace(pixels=changed_pixels), within, rng)
         extended = _keep_visible(picture, changed, mask, kind="seen") if mask.any() else None
         if extended is not None:
             return extended
@@ -316,7 +317,7 @@ def _keep_visible(
         changed: The picture with the change.
         intended: Mask of the change.
         kind: Kind of the defect.
-        grain: Grain of the surface, by which the lower end of `VISIBLE_CHANGE` rises.
+        grain: Grain of the surface; it raises the lower end of `VISIBLE_CHANGE`.
     """
     from scipy import ndimage
 

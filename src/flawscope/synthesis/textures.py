@@ -21,8 +21,8 @@ def _lattice_axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floa
     """Return, for each pixel of an axis, its place in a lattice of cells.
 
     Returns:
-        Number of the pixel's cell, its offset from the cell's beginning in cells, and the fade (its weight
-        for the cell's end).
+        Number of the pixel's cell; the pixel's offset from the cell's beginning, in cells; and the fade, the
+        weight that the cell's end has at the pixel.
     """
     position = (np.arange(size, dtype=np.float64) + 0.5) * cells / size
     cell = np.minimum(position.astype(np.intp), cells - 1)
@@ -35,11 +35,11 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
     """Return gradient noise `[H, W]` float32 in -1..1 with `cells` lattice cells down and across.
 
     Source: Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Sizes
-    and numbers of cells are free. The sum over a cell's four corners is linear in the gradients, and
-    separable: first it is interpolated down the lattice's columns, then across all pixels.
+    and numbers of cells are free. A pixel's value is interpolated between the four corners of its cell: first
+    downwards, along the lattice's columns, then across.
     """
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
-    # [columns, rows] of the lattice
+    # the gradients, [columns, rows] of the lattice
     down = np.sin(angle)
     across = np.cos(angle)
     y, dy, fade_y = _lattice_axis(shape[0], cells[0])
@@ -76,7 +76,7 @@ def fractal_noise(
 
 
 def _colour_family(count: int, rng: np.random.Generator) -> Floats:
-    """Return colours `[count, 3]` in 0..255 of a random hue, from dark to bright, in random order."""
+    """Return colours `[count, 3]` in 0..255 around a random one, dark to bright, shuffled in each channel."""
     base = rng.uniform(40, 215, 3)
     tint = rng.normal(0, 1, (count, 3)) * rng.uniform(8, 45)
     light = np.linspace(-1, 1, count)[:, None] * rng.uniform(20, 110)
@@ -158,8 +158,8 @@ class TextureFolder:
 
         Args:
             folder: The folder.
-            side: Pixels a side to which larger textures are reduced.
-            memory: Bytes of textures, at most.
+            side: Side in pixels to which larger textures are reduced.
+            memory: Most bytes that the textures may take.
 
         Raises:
             InputError: There is no picture, or none can be read.
@@ -190,7 +190,7 @@ class TextureFolder:
 
 
 def _shrink_texture(picture: Picture, side: int) -> Picture:
-    """Return a picture reduced to at most `side` pixels a side in its proportions, read-only."""
+    """Return the picture, read-only, with its longer side reduced to `side` pixels if it is larger."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     reduced: Picture = np.asarray(image)

@@ -45,8 +45,9 @@ def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
 def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     """Cut out the marked part of a picture, and move it at random.
 
-    The cut is mirrored, stretched and turned. Half of the time this is about its own middle, so that it stays
-    at its place; otherwise about the picture's middle, as if the entire picture were turned.
+    The cut is mirrored, stretched and turned. Half of the time this is done about the cut's own middle, so
+    that the cut stays at its place. In the other half it is done about the picture's middle, as if the entire
+    picture were turned.
 
     Args:
         picture: [H, W, 3] uint8.
@@ -56,21 +57,23 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     box = bounding_box(mask, 1)
     layers = np.concatenate([picture[box], mask[box][..., None] * np.uint8(255)], 2)
     middle = np.asarray([(part.start + part.stop) / 2 for part in box])
-    frame = np.asarray(mask.shape, np.float64)
+    # all sizes are (height, width)
+    picture_size = np.asarray(mask.shape, np.float64)
     matrix = _random_matrix(rng)
-    size = np.asarray(layers.shape[:2])
-    extent = np.abs(matrix) @ size  # (height, width) of the moved cut
-    reduction = min(1.0, float((frame / extent).min()))  # the cut must not be larger than the picture
+    layers_size = np.asarray(layers.shape[:2])
+    extent = np.abs(matrix) @ layers_size  # size of the moved cut
+    reduction = min(1.0, float((picture_size / extent).min()))  # the cut must not be larger than the picture
     matrix = matrix * reduction
     extent = extent * reduction
-    canvas = np.clip(np.ceil(extent), 1, frame).astype(int)
+    canvas_size = np.clip(np.ceil(extent), 1, picture_size).astype(int)
     if rng.random() < 0.5:  # turn about the picture's middle, which moves the cut
-        middle = frame / 2 + matrix @ (middle - frame / 2)
-    top, left = np.rint(middle - canvas / 2).astype(int)
-    mesh = _distorted_mesh(canvas, size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
+        middle = picture_size / 2 + matrix @ (middle - picture_size / 2)
+    top, left = np.rint(middle - canvas_size / 2).astype(int)
+    mesh = _distorted_mesh(canvas_size, layers_size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
+    canvas_height, canvas_width = canvas_size
     turned = np.asarray(
         Image.fromarray(layers).transform(
-            (int(canvas[1]), int(canvas[0])), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
+            (int(canvas_width), int(canvas_height)), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
         )
     )
     alpha = turned[..., 3]
@@ -91,13 +94,25 @@ def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _distorted_mesh(
-    canvas: NDArray[np.int_], size: NDArray[np.int_], inverse: NDArray[np.float64], rng: np.random.Generator
+    canvas_size: NDArray[np.int_],
+    source_size: NDArray[np.int_],
+    inverse: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """Return Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
-    rows, columns = (np.unique(np.linspace(0, n, _MESH_CELLS + 1).round().astype(int)) for n in canvas)
+    """Return Pillow's mesh: rectangles of the canvas, each with the four points of the source that it shows.
+
+    Args:
+        canvas_size: Height and width of the picture to make.
+        source_size: Height and width of the picture that is distorted.
+        inverse: Matrix [2, 2] from canvas to source (row, column).
+        rng: Generator of the distortion.
+    """
+    rows, columns = (
+        np.unique(np.linspace(0, side, _MESH_CELLS + 1).round().astype(int)) for side in canvas_size
+    )
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
-    source = (grid - canvas / 2) @ inverse.T + size / 2
-    source = source + rng.normal(0, rng.uniform(0, 0.03), source.shape) * size
+    source = (grid - canvas_size / 2) @ inverse.T + source_size / 2
+    source = source + rng.normal(0, rng.uniform(0, 0.03), source.shape) * source_size
     mesh = []
     for i in range(len(rows) - 1):
         for j in range(len(columns) - 1):
@@ -111,8 +126,8 @@ def _distorted_mesh(
 def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Paste a cut in place, or its parts at random places.
 
-    It is pasted in place if more than `IN_PLACE` of it lies in the mask `within`. Otherwise each connected
-    part is pasted at the best of a few random places, and clipped to the mask.
+    The cut is pasted in place if more than the share `IN_PLACE` of it lies in the mask `within`. If not, each
+    connected part is pasted at the best of a few random places, and clipped to the mask.
 
     Args:
         picture: [H, W, 3] uint8.
@@ -153,12 +168,19 @@ def _connected_parts(cut: Cut) -> list[Cut]:
 
 
 def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
-    """Return the part with its middle at one of the places, or as near to it as the frame allows."""
-    middle = divmod(int(places[rng.integers(len(places))]), frame[1])  # (row, column)
-    top, left = (
-        min(max(0, centre - side // 2), frame_side - side)
-        for centre, side, frame_side in zip(middle, part.opacity.shape, frame, strict=True)
-    )
+    """Return the part with its middle at a random one of the places, or as near to it as the frame allows.
+
+    Args:
+        part: The part.
+        places: Numbers of the frame's pixels that may be chosen, counted row by row.
+        frame: (H, W) of the frame.
+        rng: Source of the place.
+    """
+    frame_height, frame_width = frame
+    height, width = part.opacity.shape
+    middle_row, middle_column = divmod(int(places[rng.integers(len(places))]), frame_width)
+    top = min(max(0, middle_row - height // 2), frame_height - height)
+    left = min(max(0, middle_column - width // 2), frame_width - width)
     return part._replace(corner=(top, left))
 
 

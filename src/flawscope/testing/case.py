@@ -158,8 +158,8 @@ class Case:
     def training_pictures(self, variant: str) -> list[PictureSource]:
         """Return the pictures that a variant is fitted on.
 
-        They are the good pictures, a copy of one of them, and bytes that are no picture; for "padded", strips
-        of the good pictures only.
+        They are the good pictures, a copy of one of them, and bytes that are no picture. For "padded", they
+        are only strips of the good pictures.
         """
         if variant == "padded":
             return [cut_strip(source) for source in self.good_pictures]
@@ -239,7 +239,7 @@ class Case:
 def cut_strip(source: PictureSource) -> NDArray[np.uint8]:
     """Cut the middle out of a picture, and resize it to a strip, [80, 320, 3].
 
-    A model that keeps the aspect pads it above and below.
+    It is padded above and below by a model that keeps the aspect.
     """
     picture = decode(source)
     quarter = picture.shape[0] // 4

@@ -118,11 +118,11 @@ def calibration_is_honest(case: Case) -> None:
     for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
         rows = _scored(model)
-        source_of = {}
+        source_by_hash = {}
         for source in case.training_pictures(variant):
             if not isinstance(source, bytes):
-                source_of[pixel_hash(decode(source))] = source
-        sources = [source_of[row.hash] for row in rows]
+                source_by_hash[pixel_hash(decode(source))] = source
+        sources = [source_by_hash[row.hash] for row in rows]
         if case.method.holds_out:
             _must_be_answers(model, sources, variant)
         else:
@@ -142,7 +142,7 @@ def _must_be_answers(model: Predictor, sources: Sequence[PictureSource], variant
 def _must_be_near_refits(
     case: Case, model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
 ) -> None:
-    """Check that the stored scores and levels are near those of models fitted without the picture's unit.
+    """Check that a picture's stored score and levels are near those by a model fitted without its unit.
 
     Only every third picture is checked, because each needs a fit.
 
@@ -172,7 +172,7 @@ def _must_be_near_refits(
 def _must_leave_out(
     model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
 ) -> None:
-    """Check that the mean score by `Detector.left_out` is not below that of the stored scores.
+    """Check that the mean score by `Detector.left_out` is not below the mean of the stored scores.
 
     For the variant "region", the method may give no such scores.
     """
@@ -210,7 +210,7 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
 def _left_out_score(model: Predictor, source: PictureSource, group: int) -> float | None:
     """Return a picture's score by `Detector.left_out`, without what was learnt from its unit, `group`.
 
-    None where the method gives no such score.
+    The result is None if the method gives no such score.
     """
     import torch
 
@@ -218,8 +218,8 @@ def _left_out_score(model: Predictor, source: PictureSource, group: int) -> floa
     image = torch.from_numpy(preprocess_pictures(model, [source]))
     tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in model.artefact.tensors.items()}
     with torch.inference_mode():
-        scores = detector.left_out(detector.embed(image), group, tensors, detector.inside(image))
-    return None if scores is None else float(scores[0])
+        answer = detector.left_out(detector.embed(image), group, tensors, detector.inside(image))
+    return None if answer is None else float(answer[0])  # score, map
 
 
 def _must_have_level(model: Predictor, medians: NDArray[np.float64], message: str, tolerance: float) -> None:
@@ -237,18 +237,18 @@ def _must_have_level(model: Predictor, medians: NDArray[np.float64], message: st
 
 
 def groups_stay_together(case: Case) -> None:
-    """Pictures of one part (`--group`) are learnt from or held out together."""
+    """Pictures of one part (`--group`) are either all learnt from, or all held out."""
     model = case.fitted("region")
     calibrated = {row.hash for row in _scored(model)}
-    is_calibrated: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture of a part, by part
+    flags_by_part: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture: is it calibrated with?
     for row in model.manifest.pictures:
         match = re.search(case.pair_pattern, row.name)
         if match and row.role != "duplicate":
-            is_calibrated.setdefault(match.groups(), []).append(row.hash in calibrated)
-    is_together = all(len(set(flags)) == 1 for flags in is_calibrated.values())
-    must(is_calibrated and is_together, f"a part is divided: {is_calibrated}")
+            flags_by_part.setdefault(match.groups(), []).append(row.hash in calibrated)
+    is_together = all(len(set(flags)) == 1 for flags in flags_by_part.values())
+    must(flags_by_part and is_together, f"a part is divided: {flags_by_part}")
     must(
-        any(len(flags) == 2 for flags in is_calibrated.values()), f"no part has two pictures: {is_calibrated}"
+        any(len(flags) == 2 for flags in flags_by_part.values()), f"no part has two pictures: {flags_by_part}"
     )
 
 
@@ -358,8 +358,8 @@ def says_what_it_would_miss(case: Case) -> None:
 def extends(case: Case) -> None:
     """A model that was extended keeps its calibration scores and knows the new pictures.
 
-    It passes its self-test. Given pictures that it knew before are left out. A method that cannot extend
-    models refuses to.
+    It passes its self-test. If it is given pictures that it knew before, they are left out. A method that
+    cannot extend models refuses to.
     """
     from flawscope.fitting.fitting import partial_fit
 

@@ -94,7 +94,7 @@ def saved_and_read(case: Case) -> None:
 def damaged_files_are_refused(case: Case) -> None:
     """A model file whose tensors are missing or contradict the settings is an InputError of one line."""
     artefact = case.fitted().artefact
-    session: Any = type(case.fitted().session)
+    session_class: Any = type(case.fitted().session)
     state_names = case.fitted().detector.state_dict()
     learnt_names = [name for name in state_names if not name.startswith("backbone.")]
     damaged_tensors = []
@@ -104,7 +104,7 @@ def damaged_files_are_refused(case: Case) -> None:
         damaged_tensors.append({name: array for name, array in artefact.tensors.items() if name != missing})
     for tensors in damaged_tensors:
         damaged = replace(artefact, tensors=tensors)
-        must_refuse(lambda damaged=damaged: session.open(damaged, "cpu"), "a damaged model")  # type: ignore[misc]
+        must_refuse(lambda damaged=damaged: session_class.open(damaged, "cpu"), "a damaged model")  # type: ignore[misc]
 
 
 # ---- what counts
@@ -247,7 +247,7 @@ def _check_export(case: Case, engine: str) -> None:
     exported = load(case.exported_path(variant), engine=engine, device="cpu")
     assert isinstance(exported, Predictor)
     for key, facts in exported.manifest.facts.items():
-        if key.startswith("certificate"):
+        if key.startswith("certificate"):  # its `decisions` is the number of decisions that differ
             must(not facts["decisions"], "an engine decided otherwise than the model")
     must(exported.calibration.scores == case.fitted(variant).calibration.scores, "another calibration")
     expected_scores, expected_maps = case.outputs(variant)
@@ -302,7 +302,8 @@ def outside_is_not_learnt(case: Case) -> None:
     _must_learn_same(case, model, case.fit(filled, "region", **options), "other pixels outside of the region")
     changed = [np.array(decode(source)) for source in case.probes]
     for picture in changed:
-        # not from the region's border, at 4/8, because scaling mixes the pixels beside it
+        # The region ends at 4/8 of the width. Pixels beside this border stay as they are, because scaling
+        # mixes them with pixels of the region
         outside = picture[:, picture.shape[1] * 5 // 8 :]
         outside[:] = outside.max() - outside
     scores, maps = predict_scores_and_maps(model, case.probes)
@@ -314,7 +315,7 @@ def outside_is_not_learnt(case: Case) -> None:
 
 
 def padding_is_not_learnt(case: Case) -> None:
-    """Padding is not learnt: if the same pixels are a picture without padding, other tensors are learnt.
+    """Padding is not learnt: the same pixels, as a picture without padding, give other tensors.
 
     To pass, learn from the cells that `Detector.inside` marks.
     """
@@ -326,7 +327,7 @@ def padding_is_not_learnt(case: Case) -> None:
 
 
 def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32]:
-    """Return a picture [H, W, 3] at the network's size, as `Detector.filled` fills padding and outside."""
+    """Return a picture [H, W, 3] as the network gets it: `Detector.filled` has filled padding and outside."""
     import torch
 
     image = model.detector.filled(torch.from_numpy(preprocess_pictures(model, [source])))
@@ -335,10 +336,10 @@ def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32
 
 def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
     """Return the tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
-    other_names = {"roi", "samples", "sample_maps", *model.detector.calibrated}
+    not_learnt_names = {"roi", "samples", "sample_maps", *model.detector.calibrated}
     learnt = {}
     for name, array in model.artefact.tensors.items():
-        if name not in other_names:
+        if name not in not_learnt_names:
             learnt[name] = array.tobytes()
     return learnt
 

@@ -1,7 +1,7 @@
 """Generated data set in MVTec AD layout: without network and files, and the same for the same seed.
 
 It has two categories, which look the same at any size: "plate", an object, and "fabric", a texture. A picture
-depends on (seed, category, split, type, index) alone, and not on the number of other pictures.
+depends only on (seed, category, split, type, index), and not on the number of other pictures.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def draw_picture(
     if defect is None:
         return good, np.zeros((size, size), np.bool_)
     for attempt in range(_TRIES):
-        # A defect that is not visible (off the edge, in the dark) is drawn again at another place. After a
-        # few attempts, it also becomes easier to see
-        attempt_difficulty = difficulty * (1 - max(0, attempt - 3) / (_TRIES - 4))
+        # A defect that is not visible (off the edge, in the dark) is drawn again at another place. From the
+        # fifth attempt on it also becomes easier to see: the last one has difficulty 0
+        easing = max(0, attempt - 3) / (_TRIES - 4)
+        attempt_difficulty = difficulty * (1 - easing)
         flaw = scene.Flaw(defect, attempt_difficulty, np.random.default_rng([flaw_seed, attempt]))
         defective_canvas = render(size, np.random.default_rng(part_seed), flaw)
         intended = np.abs(defective_canvas - canvas).max(-1) > 0.5
@@ -95,7 +96,7 @@ def draw_picture(
 
 
 def _seeded_generator(seed: int, *names: str | int) -> np.random.Generator:
-    """Return a generator that depends on the seed and the names alone."""
+    """Return a generator that depends only on the seed and the names."""
     keys = [zlib.crc32(str(name).encode()) for name in names]
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=keys))
 
@@ -135,6 +136,7 @@ def draw_dataset(
     def draw(job: tuple[str, str | None, int]) -> None:
         split, defect, index = job
         kind = defect or "good"
+        # from 0 for the first defect of a kind to 1 for the last
         difficulty = index / max(1, bad_per_kind - 1) if defect else 0.5
         rng = _seeded_generator(seed, category, split, kind, index)
         picture, mask = draw_picture(category, rng, defect, difficulty, size=size)

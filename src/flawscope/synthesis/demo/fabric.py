@@ -49,7 +49,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     shade_weft = rng.normal(1, 0.045, _THREADS).astype(np.float32)[weft_thread]
     fibres = rng.standard_normal((2, fine, fine // 4 + 1), np.float32)
 
-    # 2/2 twill: the warp lies over two threads, then under two, and one further in each row
+    # 2/2 twill: the warp lies over two threads, then under two; each row is shifted by one thread
     warp_on_top = ((warp_thread + weft_thread) & 3) < 2
     wrong_dye = np.zeros((fine, fine), np.float32)
     weft_missing = np.zeros((fine, fine), np.bool_)
@@ -62,7 +62,8 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     along = np.where(shows_warp, y, x)
     across = np.where(shows_warp, across_warp, across_weft)
     # height of the thread: a wave along it, 1 in the middle of its way over two threads, 0 at both ends
-    lift = np.cos(np.where(shows_warp, y + column - 1, x + row - 3) * np.float32(np.pi / 2))
+    from_middle = np.where(shows_warp, y + column - 1, x + row - 3)  # in threads; the wave's period is 4
+    lift = np.cos(from_middle * np.float32(np.pi / 2))
     lift[weft_missing] = np.maximum(
         lift[weft_missing], 0.45
     )  # the warp stays up where no weft presses it down
@@ -94,7 +95,7 @@ def _yarn_light(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> F
 
 
 def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask:
-    """Return the mask of a length of a weft thread that is missing: the warp alone is visible there."""
+    """Return the mask of a missing piece of a weft thread: only the warp is visible there."""
     span = flaw.grade(34, 9) / 2
     middle = _THREADS / 2 + float(flaw.rng.uniform(-12, 12))
     row = _THREADS // 2 + int(flaw.rng.integers(-15, 16))
@@ -102,15 +103,15 @@ def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask
 
 
 def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
-    """Return each pixel's share `[h, w]` of another dye, which a length of a few warp threads has."""
+    """Return how much of another dye each pixel has, `[h, w]` in 0..1: a few threads have it on a stretch."""
     count = max(1, round(flaw.grade(6, 1.6)))
     first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
     span = flaw.grade(13, 5)
     ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, warp_thread].astype(np.float32)
-    length = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
+    in_span = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
     is_dyed = (warp_thread >= first) & (warp_thread < first + count)
-    return np.asarray(length * is_dyed * min(1.0, flaw.grade(1, 0.5)), np.float32)
+    return np.asarray(in_span * is_dyed * min(1.0, flaw.grade(1, 0.5)), np.float32)
 
 
 def _draw_flaw(canvas: Floats, flaw: Flaw) -> None:
@@ -142,10 +143,11 @@ def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float
     for _ in range(int(5 + radius)):
         angle = rng.uniform(0, 2 * np.pi)
         root = np.asarray([math.sin(angle), math.cos(angle)]) * radius * rng.uniform(0.9, 1.15)
-        turn = angle + math.pi + rng.normal(0, 0.7)
+        inwards = angle + math.pi + rng.normal(0, 0.7)
         steps = np.linspace(0, rng.uniform(0.25, 0.8) * radius, 6)[:, None]
-        bend = turn + rng.normal(0, 0.5) * np.linspace(0, 1, 6)
-        path = root + steps * np.stack([np.sin(bend), np.cos(bend)], 1) + (centre[0] + 0.5, centre[1] + 0.5)
+        headings = inwards + rng.normal(0, 0.5) * np.linspace(0, 1, 6)  # the end is bent
+        directions = np.stack([np.sin(headings), np.cos(headings)], 1)
+        path = root + steps * directions + (centre[0] + 0.5, centre[1] + 0.5)
         colour = (_WARP if rng.random() < 0.5 else _WEFT) * rng.uniform(0.5, 0.95)
         widths = np.linspace(1.3, 0.5, 6) * max(scale, 0.5)
         scene.composite(canvas, colour, 0.85 * line_coverage((size, size), path, widths))

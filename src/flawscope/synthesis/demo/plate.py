@@ -86,9 +86,10 @@ def _brushed_grain(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
     """Return the grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
     side = math.ceil(1.2 * size)
     streaks = np.zeros((side, side), np.float32)
-    for columns, height in ((3, 0.35), (10, 0.5), (40, 0.5)):
+    for columns, strength in ((3, 0.35), (10, 0.5), (40, 0.5)):
         coarse = Image.fromarray(rng.standard_normal((side, columns), np.float32))
-        streaks += height * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+        streaks += strength * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+    # turn about the middle, and cut out the middle
     cos, sin = math.cos(frame.angle), math.sin(frame.angle)
     x_offset = side / 2 - (cos + sin) * size / 2
     y_offset = side / 2 - (cos - sin) * size / 2
@@ -118,7 +119,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
     edge = rounded_box(u, v, _HALF, _CORNER)
     face = 168 + 8.5 * part.grain + 30 * np.exp(-(((0.55 * u + 0.85 * v + 40 + part.highlight) / 62) ** 2))
-    # the bevel is bright where its side faces the light; the gradient of the distance is that direction
+    # the bevel is bright where it faces the light; it faces in the direction of the distance's gradient
     slope_y, slope_x = np.gradient(edge)
     facing = (slope_x * scene.LIGHT[0] + slope_y * scene.LIGHT[1]) * scale
     face += 52 * facing * smooth(1 + edge / 5) - 14 * np.exp(-(((edge + 5.2) / 0.8) ** 2))
@@ -153,21 +154,21 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
     v = part.frame.v - np.float32(_BOSS[1])
     radius = np.hypot(u, v)
     angle = np.arctan2(v, u)
-    towards = light_on_slope(u, v)
-    shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * towards)
+    facing_light = light_on_slope(u, v)
+    shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * facing_light)
     canvas *= (1 - 0.5 * shadow * (radius > _BOSS_RADIUS - 1))[..., None]
-    wings = np.cos(angle - 0.9 - part.highlight / 40) ** 2
-    face = 138 + 78 * wings**4 + 20 * np.cos(3 * angle + 1) * wings
+    sectors = np.cos(angle - 0.9 - part.highlight / 40) ** 2  # 1 in the middle of both bright sectors
+    face = 138 + 78 * sectors**4 + 20 * np.cos(3 * angle + 1) * sectors
     face += 9 * np.interp(radius * 3, np.arange(260), part.grooves).astype(np.float32)
-    face += 46 * towards * smooth((radius - _BOSS_RADIUS + 3.5) / 2.5)  # outer chamfer
-    face -= 60 * towards * smooth((_BORE + 5 - radius) / 2)  # inner chamfer faces inwards
+    face += 46 * facing_light * smooth((radius - _BOSS_RADIUS + 3.5) / 2.5)  # outer chamfer
+    face -= 60 * facing_light * smooth((_BORE + 5 - radius) / 2)  # inner chamfer faces inwards
     composite(
         canvas,
         face[..., None] * np.asarray((1.0, 1.0, 1.01), np.float32),
         pixel_coverage(radius - _BOSS_RADIUS, scale),
     )
     wall = smooth((radius - 0.7 * _BORE) / (0.3 * _BORE))
-    depth = 17 + 40 * wall * np.maximum(-towards, 0) ** 2 + 8 * wall
+    depth = 17 + 40 * wall * np.maximum(-facing_light, 0) ** 2 + 8 * wall
     composite(
         canvas,
         depth[..., None] * np.asarray((0.95, 1.0, 1.08), np.float32),
@@ -178,45 +179,44 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
 def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
     """Draw a drilled hole with a chamfer."""
     distance = np.hypot(u, v)
-    towards = light_on_slope(u, v)
-    composite(
-        canvas, (150 - 70 * towards)[..., None], pixel_coverage(distance - np.float32(radius + 1.8), scale)
-    )
-    depth = 20 + 46 * np.maximum(-towards, 0) ** 2 * smooth((distance - 0.45 * radius) / (0.55 * radius))
+    facing_light = light_on_slope(u, v)
+    chamfer = 150 - 70 * facing_light
+    composite(canvas, chamfer[..., None], pixel_coverage(distance - np.float32(radius + 1.8), scale))
+    depth = 20 + 46 * np.maximum(-facing_light, 0) ** 2 * smooth((distance - 0.45 * radius) / (0.55 * radius))
     composite(canvas, depth[..., None], pixel_coverage(distance - np.float32(radius), scale))
 
 
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, is_present: bool) -> None:
     """Draw a brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance = np.hypot(u, v)
-    towards = light_on_slope(u, v)
+    facing_light = light_on_slope(u, v)
     # chamfer of the counterbore, and the dark gap inside it
     composite(
         canvas,
-        (96 - 62 * towards)[..., None],
+        (96 - 62 * facing_light)[..., None],
         pixel_coverage(distance - np.float32(_SCREW_RADIUS + 2.6), scale),
     )
     composite(canvas, np.full(3, 34.0), pixel_coverage(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
     if not is_present:
         # floor of the counterbore, with the hole for the thread
-        floor = 92 - 34 * towards * smooth(distance / np.float32(_SCREW_RADIUS))
+        floor = 92 - 34 * facing_light * smooth(distance / np.float32(_SCREW_RADIUS))
         composite(canvas, floor[..., None], pixel_coverage(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
         _draw_hole(canvas, u, v, 5.0, scale)
         return
     # domed head with a glint
     brass = np.asarray((1.0, 0.84, 0.53), np.float32)
-    dome = 184 + 62 * towards * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
+    dome = 184 + 62 * facing_light * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
     dome += 26 * np.exp(-((u + 4) ** 2 + (v + 5) ** 2) / 22)
     composite(canvas, dome[..., None] * brass, pixel_coverage(distance - np.float32(_SCREW_RADIUS), scale))
     # chamfer of the socket
     socket = scene.hexagon(u, v, 6.0, turn)
     composite(
-        canvas, (150 - 60 * towards)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
+        canvas, (150 - 60 * facing_light)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
     )
     # depth of the socket
-    deep = 30 + 34 * np.maximum(-towards, 0) * smooth(distance / 6)
+    depth = 30 + 34 * np.maximum(-facing_light, 0) * smooth(distance / 6)
     composite(
-        canvas, deep[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)
+        canvas, depth[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)
     )
 
 
@@ -227,49 +227,51 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
     """Draw the label in three inks on the metal's grain; a misprint changes the printing plate."""
-    n = _PRINT_SCALE
-    width = round(2 * _LABEL_HALF[0] * n)
-    height = round(2 * _LABEL_HALF[1] * n)
+    zoom = _PRINT_SCALE
+    width = round(2 * _LABEL_HALF[0] * zoom)
+    height = round(2 * _LABEL_HALF[1] * zoom)
     inks = [Image.new("L", (width, height), 0) for _ in range(3)]
     blue, black, orange = (ImageDraw.Draw(ink) for ink in inks)
-    blue.rounded_rectangle([0, 0, width - 1, 25 * n], 3 * n, fill=255)
-    blue.text((width / 2, 12.8 * n), "FLAWSCOPE", fill=0, font=_font(15.5), anchor="mm")
-    orange.rectangle([0, 28 * n, width - 1, 31 * n], fill=255)
-    black.text((0, 43 * n), "FS-20", fill=255, font=_font(17), anchor="lm")
-    black.text((width - 1, 39.5 * n), "24 V DC", fill=255, font=_font(9.5), anchor="rm")
-    black.text((width - 1, 49 * n), "0.5 A  IP67", fill=255, font=_font(9.5), anchor="rm")
-    black.text((0, 61.5 * n), "SN", fill=255, font=_font(11), anchor="lm")
-    black.text((18 * n, 61.5 * n), part.serial, fill=255, font=_font(11), anchor="lm")
-    orange.ellipse([width - 13 * n, 56 * n, width - 2 * n, 67 * n], fill=255)
-    # bar code: six bits for each digit, and a bar behind them
+    blue.rounded_rectangle([0, 0, width - 1, 25 * zoom], 3 * zoom, fill=255)
+    blue.text((width / 2, 12.8 * zoom), "FLAWSCOPE", fill=0, font=_font(15.5), anchor="mm")
+    orange.rectangle([0, 28 * zoom, width - 1, 31 * zoom], fill=255)
+    black.text((0, 43 * zoom), "FS-20", fill=255, font=_font(17), anchor="lm")
+    black.text((width - 1, 39.5 * zoom), "24 V DC", fill=255, font=_font(9.5), anchor="rm")
+    black.text((width - 1, 49 * zoom), "0.5 A  IP67", fill=255, font=_font(9.5), anchor="rm")
+    black.text((0, 61.5 * zoom), "SN", fill=255, font=_font(11), anchor="lm")
+    black.text((18 * zoom, 61.5 * zoom), part.serial, fill=255, font=_font(11), anchor="lm")
+    orange.ellipse([width - 13 * zoom, 56 * zoom, width - 2 * zoom, 67 * zoom], fill=255)
+    # bar code: six bits for each digit, then one wide bar
     bits = "".join(f"{int(digit) * 37 % 64:06b}1" for digit in "7" + part.serial + "3")
     step = width / (2 * len(bits))
     for index, bit in enumerate(bits):
         left = 2 * index * step
-        black.rectangle([left, 72 * n, left + (1.45 if bit == "1" else 0.55) * step, height - 1], fill=255)
+        bar_width = (1.45 if bit == "1" else 0.55) * step
+        black.rectangle([left, 72 * zoom, left + bar_width, height - 1], fill=255)
     plate = Image.merge("RGB", inks)
     if flaw:
         plate = _misprint(plate, flaw)
-    # Bring the printing plate into the label's window of the picture: turned at three times its size, then
-    # averaged
+    # Bring the printing plate into the label's window of the picture: turn it at three times the window's
+    # resolution, then average
     frame = part.frame
     scale = part.frame.scale
     centre = frame.pixel(*_LABEL)
     half_height = (_LABEL_HALF[1] + 6) * scale
     top, left = (int(edge) for edge in np.asarray(centre) - half_height)
-    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)  # the label is wider than high
+    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)  # half of the width, instead of the height
     rows = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale)
     columns = math.ceil(2 * (_LABEL_HALF[0] + 6) * scale)
     rows = min(rows, canvas.shape[0] - top)
     columns = min(columns, canvas.shape[1] - left)
     fine = 3
-    cos = math.cos(frame.angle) * n / scale / fine
-    sin = math.sin(frame.angle) * n / scale / fine
+    # from a pixel of the enlarged window to the pixel of the plate: turned, enlarged, and moved
+    scaled_cos = math.cos(frame.angle) * zoom / scale / fine
+    scaled_sin = math.sin(frame.angle) * zoom / scale / fine
     middle_y = (centre[0] - top) * fine
     middle_x = (centre[1] - left) * fine
-    x_offset = width / 2 - cos * middle_x - sin * middle_y
-    y_offset = height / 2 + sin * middle_x - cos * middle_y
-    affine = (cos, sin, x_offset, -sin, cos, y_offset)
+    x_offset = width / 2 - scaled_cos * middle_x - scaled_sin * middle_y
+    y_offset = height / 2 + scaled_sin * middle_x - scaled_cos * middle_y
+    affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)
     turned = plate.transform(
         (columns * fine, rows * fine), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     ).reduce(fine)
@@ -283,12 +285,12 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
     """Return the printing plate with a fault: missing ink, ink dragged along, or a part printed twice."""
     rng = flaw.rng
-    n = _PRINT_SCALE
+    zoom = _PRINT_SCALE
     ink = np.asarray(plate, np.float32)
     inked_pixels = np.flatnonzero(ink.max(-1) > 128)
     row, column = divmod(int(inked_pixels[rng.integers(len(inked_pixels))]), ink.shape[1])
     y, x = np.ogrid[: ink.shape[0], : ink.shape[1]]
-    radius = flaw.grade(22, 6.5) * n
+    radius = flaw.grade(22, 6.5) * zoom
     distance = np.hypot((x - column) / 1.5, y - row) / radius
     distance = distance * np.exp(0.5 * fractal_noise(ink.shape[:2], (6, 6), rng, octaves=4))
     inside = smooth((1.1 - distance) / 0.2)[..., None]
@@ -296,12 +298,12 @@ def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
     if fault == "void":
         faulty_ink = ink * (1 - inside * min(1.0, flaw.grade(1.0, 0.75)))
     elif fault == "smear":
-        drag = round(flaw.grade(14, 5) * n)
+        drag = round(flaw.grade(14, 5) * zoom)
         weights = np.linspace(1, 0, 6)
         trail = np.max([weight * np.roll(ink, round(drag * (1 - weight)), 1) for weight in weights], 0)
         faulty_ink = np.maximum(ink, inside * 0.85 * trail)
     else:
-        offset = round(flaw.grade(4.5, 2.4) * n)
+        offset = round(flaw.grade(4.5, 2.4) * zoom)
         faulty_ink = np.maximum(ink, inside * 0.9 * np.roll(ink, (offset, offset), (0, 1)))
     return Image.fromarray(np.clip(faulty_ink, 0, 255).astype(np.uint8))
 

@@ -91,9 +91,10 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
 def window_around(
     canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the canvas, `u` and `v` within `reach` units of a point, to draw small parts in.
+    """Return a window of the canvas around a point, for small parts, and its distances `u` and `v`.
 
-    The returned canvas shares the memory of `canvas`; `u` and `v` are distances from the point.
+    The window ends `reach` units from the point. It shares the memory of `canvas`: a change in it changes the
+    canvas. `u` and `v` are distances from the point.
     """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
@@ -156,10 +157,11 @@ def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint
     """
     height, width = canvas.shape[:2]
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    tilt = rng.normal(0, 0.02, 2)
-    light = (
-        float(rng.uniform(0.95, 1.05)) * (1 + tilt[0] * x + tilt[1] * y) * (1 - 0.09 * (x * x + y * y) / 2)
-    )
+    tilt_x, tilt_y = rng.normal(0, 0.02, 2)
+    brightness = float(rng.uniform(0.95, 1.05))
+    unevenness = 1 + tilt_x * x + tilt_y * y
+    falloff = 1 - 0.09 * (x * x + y * y) / 2
+    light = brightness * unevenness * falloff
     exposed = canvas * light[..., None].astype(np.float32)
     grain = rng.standard_normal(canvas.shape, np.float32)
     grain += rng.standard_normal((height, width, 1), np.float32)  # in all channels: noise of the brightness
@@ -174,7 +176,7 @@ def offsets_from(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Float
 
 
 def _path_along(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """Return a path `[N, 2]` of a length along the directions `heading [N]`, with its middle on a pixel."""
+    """Return a path `[N, 2]` in the directions `heading [N]`, with the pixel `centre` at its middle."""
     path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / len(heading), 0)
     return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
 
@@ -205,7 +207,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
     widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
     bright = line_coverage(allowed.shape, path, widths)
     normal = np.asarray([np.cos(angle), -np.sin(angle)]) * (0.9 * widths.max())
-    # the dark flank, which faces away from the light, lies on the side of the light
+    # The flank nearer to the light slopes down, away from it: so the dark flank lies on the side of the light
     normal *= 1 if normal @ (LIGHT[1], LIGHT[0]) > 0 else -1
     dark = line_coverage(allowed.shape, path + normal, 0.9 * widths)
     contrast = flaw.grade(85, 34)
@@ -219,7 +221,7 @@ def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     sigma = flaw.grade(9, 3.6) * scale
     along, across = ellipse(x, y, rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.3)))
     bowl = np.exp(-0.5 * (along**2 + across**2) / sigma**2)
-    wall = -(x * LIGHT[0] + y * LIGHT[1]) / sigma * bowl * math.exp(0.5)
+    wall = -(x * LIGHT[0] + y * LIGHT[1]) / sigma * bowl * math.exp(0.5)  # light on the slope, about -1..1
     shine = np.maximum(wall, 0) ** 3
     amplitude = flaw.grade(95, 32)
     canvas += ((amplitude * (0.8 * wall + 0.35 * shine) - 0.15 * amplitude * bowl) * allowed)[..., None]
@@ -235,18 +237,18 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     aspect = math.exp(rng.uniform(0.1, 0.6))
     colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
     colour = np.asarray(flaw.choose(colours), np.float32)
-    # offset away from the light in radii, ink, opacity, and softness of the edge
+    # offset away from the light in radii, ink, opacity, and width of the edge in radii (0: one pixel)
     shadow = (0.45, np.zeros(3), 0.4, 0.8)
     particle = (0.0, colour, 1.0, 0.0)
-    for offset, ink, opacity, soft in (shadow, particle):
+    for offset, ink, opacity, edge_width in (shadow, particle):
         x, y = offsets_from(canvas, centre)
         x = x + offset * radius * LIGHT[0]
         y = y + offset * radius * LIGHT[1]
         angle = np.arctan2(y, x)
         direction = ((angle + np.pi) * 7.6).astype(int)  # -π..π as a row of `ripple`, 0..47
-        uneven = ripple[direction, 24]
+        uneven = ripple[direction, 24]  # a line of the noise, bent into a circle
         distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
-        edge = pixel_coverage(distance - np.float32(radius), 1 / (1 + soft * radius))
+        edge = pixel_coverage(distance - np.float32(radius), 1 / (1 + edge_width * radius))
         facet = 1 + 0.5 * light_on_slope(x, y) * smooth(distance / np.float32(radius))
         composite(canvas, facet[..., None] * ink.astype(np.float32), opacity * edge)
 
@@ -288,11 +290,12 @@ def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours
     length = flaw.grade(150, 42) * scale
     width = flaw.grade(4.2, 1.9) * scale
     along = np.linspace(0, 1, 60)
-    bends = rng.normal(0, 1.6, 3)
-    heading = rng.uniform(0, 2 * np.pi) + sum(
-        b * np.sin((i + 1.5) * along + rng.uniform(0, 6)) for i, b in enumerate(bends)
-    )
-    path = _path_along(centre, heading, length)
+    amplitudes = rng.normal(0, 1.6, 3)
+    start_heading = rng.uniform(0, 2 * np.pi)
+    bends = np.zeros(60)
+    for i, amplitude in enumerate(amplitudes):
+        bends += amplitude * np.sin((i + 1.5) * along + rng.uniform(0, 6))
+    path = _path_along(centre, start_heading + bends, length)
     widths = np.full(60, width)
     shadow = line_coverage(allowed.shape, path + 0.7 * width, 1.3 * widths)
     canvas *= 1 - 0.45 * shadow[..., None]
