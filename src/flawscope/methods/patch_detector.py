@@ -42,8 +42,8 @@ class PatchEmbedding(nn.Module):
 
         Args:
             shapes: (C, H, W) of the map of each layer.
-            neighbourhood: p.
-            dimensions: D of the patches; None: the sum of the layers' channels.
+            neighbourhood: Side p of the neighbourhood of a patch, in cells.
+            dimensions: Number of dimensions of a patch; None: the sum of the layers' channels.
         """
         super().__init__()
         self.shapes = shapes
@@ -127,7 +127,8 @@ class PatchBranch(nn.Module):
             backbone: The backbone that `spec` names.
             spec: Size and stages of the branch.
             roi: Region of interest, `[H, W]` bool at the size of the images.
-            dimensions: D of the patches; None: the sum of the stages' channels (`PatchEmbedding`).
+            dimensions: Number of dimensions of a patch; None: the sum of the stages' channels
+                (`PatchEmbedding`).
         """
         super().__init__()
         size = spec.size
@@ -323,7 +324,8 @@ class PatchDetector(Detector):
         """Build a detector, not fitted, with pretrained backbones.
 
         Returns:
-            The detector, and the name, origin and licence of the weights; of two backbones, joined by " + ".
+            The detector, and the name, origin and licence of the weights; two backbones' texts are joined by
+            " + ".
         """
         backbones = []
         origins = []
@@ -364,8 +366,8 @@ class PatchDetector(Detector):
 def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[Tensor, int]]:
     """Return convolutions that do both poolings of the authors' pipeline (`PatchEmbedding`) at once.
 
-    The first pooling makes `dimensions` numbers of a layer's C p² numbers. The second stacks these numbers of
-    all layers, and pools the stack to `dimensions` outputs.
+    The first pooling reduces the C p² numbers of a layer to `dimensions` means. The second stacks the means
+    of all layers, and pools the stack to `dimensions` outputs.
 
     Args:
         channels: C of each layer.

@@ -146,10 +146,10 @@ class PictureSettings:
             raise InputError(f"setting size: {self.size!r} is not {form}")
         sizes: list[Size] = []
         for text in texts:
-            numbers = text.strip().lower().split("x")
-            if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
+            sides = text.strip().lower().split("x")
+            if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
                 raise InputError(f"setting size: {self.size!r} is not {form}")
-            sizes.append((int(numbers[0]), int(numbers[-1])))  # N alone stands for NxN
+            sizes.append((int(sides[0]), int(sides[-1])))  # a single N stands for NxN
         return tuple(sorted(sizes))
 
     def in_form(self, pictures: Sequence[Size]) -> Self:

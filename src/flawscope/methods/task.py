@@ -170,6 +170,7 @@ class Task:
         Raises:
             InputError: There are too few pictures, or a picture's padding covers the region of interest.
         """
+        # a method that holds pictures out must not call `load` itself, so that the task has a stand-in there
         load_picture = self.load.load if isinstance(self.load, _RefusedLoad) else self.load
         region = model.roi.cpu()
 
@@ -281,7 +282,7 @@ class LeaveOut:
         return cls(model, learnt, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
-        """Return upper bounds of the score and the map that `score` returns, by the model file alone.
+        """Return upper bounds of the score and the map that `score` returns, from the model file only.
 
         The arguments, and the meaning of None, are those of `score`.
         """

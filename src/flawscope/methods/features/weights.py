@@ -154,7 +154,8 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
         origin = f"package {packaged.package} sha256 {packaged.sha256}"
         return FoundWeights(packaged_path, origin, packaged.licence, packaged=True)
     if cached_in_hub(backbone) or hub_reachable():
-        return FoundWeights(None, f"timm hub {backbone}", "see the model's page on the hub")
+        licence = "see the model's page on the hub"
+        return FoundWeights(path=None, origin=f"timm hub {backbone}", licence=licence)
     remedy = f"`{packaged.install}`" if packaged else "copy its checkpoint here: --set weights=FILE"
     raise InputError(
         f"no weights for backbone {backbone} on this machine and the hub is out of reach: {remedy}, "

@@ -1,4 +1,4 @@
-"""Leave-one-out: each good picture against the memory banks as if its group had never been there."""
+"""Leave-one-out: each good picture against the memory banks that its group had no part in."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
     Args:
         good: Leave-one-out values of the pictures.
         groups: Groups of the pictures, `[N]`.
-        kept: Tensors of the model that is extended, whose other groups keep their values; empty: the model is
-            new.
+        kept: Tensors of the model that is extended; groups without a picture in `good` keep their values of
+            it. Empty: the model is new.
     """
     excesses_by_group: dict[int, list[tuple[float, float]]] = {}
     for group, (score_bound, maximum_bound), values in zip(groups, good.bounds, good.values, strict=True):
@@ -76,12 +76,11 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
     mean_by_group = {group: np.mean(excesses, axis=0) for group, excesses in excesses_by_group.items()}
     if EXCESS in kept:
         old_means = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
-        mean_by_group = {
-            group: mean for group, mean in old_means if group not in mean_by_group
-        } | mean_by_group
+        other_means = {group: mean for group, mean in old_means if group not in mean_by_group}
+        mean_by_group = other_means | mean_by_group
     excess = np.array(list(mean_by_group.values()), np.float32).reshape(-1, 2)
-    numbers = torch.tensor(list(mean_by_group), dtype=torch.int32)
-    return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: numbers}
+    group_numbers = torch.tensor(list(mean_by_group), dtype=torch.int32)
+    return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: group_numbers}
 
 
 def left_out(
@@ -145,7 +144,7 @@ class LeftOutPicture:
             banks: Bank of each branch without the picture's group; they are changed.
             inside: The pixels `[H, W]` that count; None: the region of interest.
         """
-        bounds = [(bank.score(), bank.distances) for bank in banks]
+        bounds = [(bank.score(), bank.distances) for bank in banks]  # `settle` can only lower these
         settle(banks, model.join)
         branches = [(bank.score(), bank.distances) for bank in banks]
         return cls(branches, inside=inside, bounds=bounds)
@@ -208,7 +207,7 @@ class GoodValues:
 def leave_one_out(
     job: FitJob, patches: Patches, selections: Sequence[SelectedBank], chosen: Sequence[int]
 ) -> GoodValues:
-    """Calibrate by pictures that are compared with the banks as if their group had never been there.
+    """Calibrate by pictures, each compared with the banks that would have been selected without its group.
 
     Args:
         job: The fit.
@@ -233,7 +232,7 @@ def leave_one_out(
     step = -(-len(chosen) // FIRST_PICTURES)  # rounded up
     for i in chosen[::step]:
         branches = [(distances.amax(), distances) for distances in distances_of(i)]
-        first_pictures.append(LeftOutPicture(branches, patches.pixel_mask(i)))
+        first_pictures.append(LeftOutPicture(branches, inside=patches.pixel_mask(i)))
     with workers(job.device) as map_rows:
         set_scales(job, first_pictures)
         return calibrate(job, map_rows(leave_out, chosen))
@@ -264,7 +263,7 @@ def scores_above(
         ]
         if model.score_is_map_maximum:
             branches = [(distances.amax(), distances) for distances in picture_distances]
-            bound, _ = LeftOutPicture(branches, patches.pixel_mask(i)).combine(model)
+            bound, _ = LeftOutPicture(branches, inside=patches.pixel_mask(i)).combine(model)
             if float(bound) <= limit:
                 return float(bound)
         picture = left_out_picture(model, patches, i, selections, picture_distances)
@@ -290,7 +289,7 @@ def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) ->
 def bank_without(
     patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
 ) -> BankWithout:
-    """Return branch v's bank as if picture i's group had never been there.
+    """Return branch v's bank as it would have been selected without picture i's group.
 
     Args:
         patches: Patches of the pictures.
@@ -306,7 +305,7 @@ def bank_without(
 
 
 def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBank) -> Tensor:
-    """Return the distances `[P]` of picture i to branch v's bank, as if its group had never been there.
+    """Return the distances `[P]` of picture i to branch v's bank, as selected without the picture's group.
 
     Args:
         patches: Patches of the pictures.
@@ -326,7 +325,7 @@ def left_out_picture(
     selections: Sequence[SelectedBank],
     distances: Sequence[Tensor | None],
 ) -> LeftOutPicture:
-    """Compare picture i with the banks as if its group had never been there.
+    """Compare picture i with the banks that would have been selected without its group.
 
     Args:
         model: The model.
@@ -345,13 +344,13 @@ def left_out_picture(
 def score_left_out(
     model: Model, selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
 ) -> LeftOutPicture:
-    """Compare a picture with the banks as if its group had never been there.
+    """Compare a picture with the banks that would have been selected without its group.
 
     Args:
         model: The model.
         selections: The selected bank of each branch.
         features: Absolute features of all branches' patches, `[P, D]`.
-        group: The group.
+        group: Number of the picture's group.
         inside: The pixels that count, `[H, W]` bool; None: the region of interest.
     """
     features_by_branch = features.split([selection.branch.inside.numel() for selection in selections])
@@ -392,15 +391,17 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
         values = pick_pixels(branch_map, region).cpu()
         maximum = float(branch_map.where(region, 0.0).max())
         strength = maximum if is_map_score else float(score)
-        return float(values.double().mean()), values[::SAMPLED].clone().numpy(), maximum, strength
+        mean = float(values.double().mean())
+        sample = values[::SAMPLED].clone().numpy()
+        return mean, sample, maximum, strength
 
-    sets_scales = len(model.normal) > 1 and job.existing_banks is None
+    must_set_scales = len(model.normal) > 1 and job.existing_banks is None
     with workers(job.device) as map_pictures:
         for v in range(len(model.normal)):
             measurements = map_pictures(partial(measure, v), pictures)
             means, samples, maxima, strengths = zip(*measurements, strict=True)
             branch_strengths.append(strengths)
-            if not sets_scales:
+            if not must_set_scales:
                 continue
             mean = float(np.mean(means))
             if model.branches[v].second:
@@ -441,7 +442,7 @@ def calibrate(job: FitJob, pictures: Sequence[LeftOutPicture]) -> GoodValues:
     strengths = set_scales(job, pictures)
 
     def measure(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
-        """Return values of a picture, and its score and map's maximum by `left_out`."""
+        """Return the values of a picture, and `left_out`'s bounds of its score and of its map's maximum."""
         score, maps = picture.combine(model)
         pixels = pick_pixels(maps[0], model.region(picture.inside))
         values = Values(float(score), float(maps.max()), float(pixels.median()))
@@ -506,17 +507,17 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
             return distances_in_branch(patches, i, v, bank)
         region = bank.branch.inside.bool()
         own_elements = patches.place(v, i, bank.result.indices)
-        elsewhere = distances_elsewhere(patches.features[v][i], own_elements, bank.branch.grid, region)
+        own_distances = distances_elsewhere(patches.features[v][i], own_elements, bank.branch.grid, region)
         bank_distances = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
         valid_mask = valid_mask_of(bank.branch, patches.pixel_mask(i))
-        return torch.maximum(elsewhere, bank_distances) * valid_mask
+        return torch.maximum(own_distances, bank_distances) * valid_mask
 
     def leave_out(i: int) -> LeftOutPicture:
         branches = []
         for v, bank in enumerate(banks):
             distances = distances_in_bank(i, v, bank)
             branches.append((job.model.picture_score.of_distances(distances), distances))
-        return LeftOutPicture(branches, patches.pixel_mask(i))
+        return LeftOutPicture(branches, inside=patches.pixel_mask(i))
 
     with workers(job.device) as map_rows:
         return calibrate(job, map_rows(leave_out, range(len(patches.pictures))))
@@ -525,8 +526,8 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
 def distances_elsewhere(features: Tensor, chosen: Tensor, grid: tuple[int, int], region: Tensor) -> Tensor:
     """Return each patch's distance `[P]` to the nearest element from elsewhere in the same picture.
 
-    Elements in the patch's surroundings do not count. The distance is 0 for a patch outside the region, or
-    without an element elsewhere.
+    Elements in the patch's surroundings do not count. The distance is 0 for a patch outside the region, and
+    for a patch if all elements are in its surroundings.
 
     Args:
         features: Features of the patches in the region, `[K, D]`.

@@ -185,8 +185,8 @@ class Patches:
         if self.valid_mask is not None:
             numbers_with_padding = self.valid_mask[v].flatten().nonzero().flatten()
             points = numbers_with_padding[points]
-        is_of_picture = points // patches_per_picture == i
-        return points[is_of_picture] % patches_per_picture
+        picture_rows = points // patches_per_picture
+        return points[picture_rows == i] % patches_per_picture
 
     def pixel_mask(self, i: int) -> Tensor | None:
         """Return the pixels `[H, W]` of a picture that count; None: those of the region of interest."""
@@ -233,7 +233,7 @@ class Patches:
         return self._map_tensors(move_to_front, rows)
 
     def _map_tensors(self, select: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
-        """Return the patches at `rows`, which `select` takes from a tensor `[N, ...]`."""
+        """Return the patches at `rows`; `select` takes these rows from a tensor `[N, ...]`."""
         features = [select(tensor) for tensor in self.features]
         valid_mask = None
         if self.valid_mask is not None:
@@ -296,7 +296,8 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     model = job.model
     task = job.task
     regions = [branch.inside.bool() for branch in job.branches]
-    # An image is a picture or its copy; its number is the picture's number plus `task.count` times the way
+    # An image is a picture or a copy of it in one of the ways of `ORIENTATIONS`, with 0 for the picture
+    # itself. The image's number is the picture's number plus `task.count` times the way
     image_numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
     rows = {number: row for row, number in enumerate(image_numbers)}
     count = len(image_numbers)
@@ -307,7 +308,8 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     valid_mask = [torch.empty(tensor.shape[:2], dtype=torch.bool, device=job.device) for tensor in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
-    cell_stride = -(-task.count // MAX_COMPARED)  # cells of every so many pictures: at most MAX_COMPARED
+    # cells are stored of every `cell_stride`-th picture: of at most MAX_COMPARED pictures
+    cell_stride = -(-task.count // MAX_COMPARED)  # rounded up
     stored_numbers: list[int] = []
 
     def load(number: int) -> Tensor | None:
@@ -438,7 +440,7 @@ def augment_name(job: FitJob) -> str:
 
 
 def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
-    """Return the patches, with the copies only if these bring left-out pictures nearer to the others.
+    """Return the patches, without the copies unless these bring left-out pictures nearer to the others.
 
     If all pictures show a single part, the copies stay. If the copies are dropped, `job.orientations` becomes
     empty, and the object `patches` must not be used afterwards (`Patches.keep_rows`).
@@ -450,7 +452,8 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
         gain = distance_gain(patches)
         if gain < MIN_GAIN:
             job.orientations = ()
-            return patches.keep_rows(range(len(patches.pictures)))
+            picture_count = len(patches.pictures)
+            return patches.keep_rows(range(picture_count))  # the copies' rows follow those of the pictures
         reason = f": left-out pictures are {gain:.0%} nearer"
     job.task.say(Detail(f"turned and mirrored copies are in the bank too{reason}"))
     return patches

@@ -118,7 +118,7 @@ class TrainedFit:
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _measure_later_work(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
-        """Estimate the time of the work after the training by a few pictures.
+        """Do the work after the training for a few pictures, and estimate the time for all.
 
         Args:
             calibrate: Does the work, as for `train`.
@@ -144,7 +144,8 @@ class TrainedFit:
             picture_seconds /= min(torch.get_num_threads(), block_count)
         max_check_seconds = CHECK_SHARE * 60 * (budget.minutes or 0)
         check_seconds = min(picture_seconds * budget.scored_if_time, max_check_seconds)
-        return picture_seconds * (len(held_out) + budget.scored_later), check_seconds
+        later_seconds = picture_seconds * (len(held_out) + budget.scored_later)
+        return later_seconds, check_seconds
 
     def finish(
         self,

@@ -171,7 +171,7 @@ class FeatureCache(ABC):
         if maps is None:
             with torch.inference_mode():
                 images = torch.stack([self.image(place)]).to(self.device)  # in the memory layout of a batch
-                maps = self._pack(self.compute(images), 0)
+                maps = self._pack(self.compute(images), k=0)
         return self.finish_maps(place, maps)
 
     def _pack(self, maps: list[Tensor], k: int) -> list[Tensor]:
@@ -193,8 +193,8 @@ class PartMasks:
         Args:
             images: The good pictures.
             learnt: Numbers of the pictures to learn from.
-            most: Largest number of pictures from which the foreground is learnt; 0: it is found on each
-                picture alone, because pictures show different places.
+            most: Largest number of pictures from which the foreground is learnt; 0: the foreground is found
+                on each picture without the others, because pictures show different places.
             region: Where pixels count, `[H, W]`; None: everywhere.
         """
         self.images = images

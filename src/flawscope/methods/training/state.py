@@ -402,7 +402,7 @@ class TrainingState:
         Args:
             path: The checkpoint.
             identity: Facts that decide the result.
-            over: Whether the last step is done.
+            over: Whether the training is over: its last step is done.
 
         Raises:
             FlawscopeError: The loss is NaN, or a file cannot be written.
@@ -466,5 +466,5 @@ class TrainingState:
             if pace_state is None:
                 self.planned_steps = facts.get("planned")
                 return None
-            self.planned_steps = self.steps
+            self.planned_steps = self.steps  # a run with an end at a given time saves its plan in `steps`
             return {key: float(pace_state[key]) for key in ("used", "left")}

@@ -58,7 +58,7 @@ def fit(model: Model, task: Task) -> Fitted:
         return difference_moments(model, (run.images[i] for i in numbers))
 
     def do_later_work(numbers: Sequence[int]) -> None:
-        # to measure its time, by as many pictures learnt from as pictures held out
+        # only to measure its time: of the pictures learnt from, as many as there are held-out `numbers`
         if config.weighed:
             moments_of(learnt[: len(numbers)])
         calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
@@ -129,7 +129,7 @@ class HeldOutSplit:
 def split_held_out(
     parts: list[list[int]], usable: int, rate: float, reserved: Collection[int]
 ) -> HeldOutSplit:
-    """Divide the units held out: a fifth, at least five, for the quantiles, the rest for the threshold.
+    """Divide the units held out: a fifth, but at least five, for the quantiles; the others for the threshold.
 
     If there are too few units, all of them serve for both purposes.
 
@@ -140,8 +140,8 @@ def split_held_out(
         reserved: Numbers of the pictures that the data set sets apart.
     """
     quantile_count = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
-    is_reserved = not {*reserved}.isdisjoint(parts[0])  # reserved units come first
-    if is_reserved:
+    has_reserved = not {*reserved}.isdisjoint(parts[0])  # units with reserved pictures come first
+    if has_reserved:
         is_enough = len(parts) - quantile_count >= min_calibration_size(rate)
     else:
         is_enough = usable >= MIN_FOR_FULL_RATE
@@ -150,18 +150,18 @@ def split_held_out(
         return HeldOutSplit(everything, everything)
     min_threshold_count = min(min_calibration_size(rate), len(parts) - 1)
     threshold_count = max(min_threshold_count, len(parts) - quantile_count)
-    threshold = sorted(i for part in parts[:threshold_count] for i in part)
-    quantiles = sorted(i for part in parts[threshold_count:] for i in part)
-    if not quantiles:
+    threshold_numbers = sorted(i for part in parts[:threshold_count] for i in part)
+    quantile_numbers = sorted(i for part in parts[threshold_count:] for i in part)
+    if not quantile_numbers:
         return HeldOutSplit(everything, everything)
-    return HeldOutSplit(quantiles, threshold)
+    return HeldOutSplit(quantiles=quantile_numbers, threshold=threshold_numbers)
 
 
 # --------------------------------------------------------------------------------- quantiles and calibration
 
 
 def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Values]:
-    """Set the model's quantiles (3.4), and return the values of the threshold's pictures, by number."""
+    """Set the model's quantiles (3.4), and return number -> values of the pictures for the threshold."""
     # number of a picture -> its features, and its pixels that count
     embedded: dict[int, tuple[Tensor, Tensor | None]] = {}
 
@@ -176,8 +176,8 @@ def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Va
             enlarged = model.enlarge(features[row], inside)
             pixel_values.append(enlarged[model.region(inside)].cpu().numpy())
         low, high = np.quantile(np.concatenate(pixel_values), model.config.quantiles).tolist()
-        # `score` divides by the gap, which must not be rounding alone. The local map may be rounding alone
-        # where the student started as the teacher, and has hardly changed
+        # `score` divides by the gap, which must be more than rounding errors. The local map may consist of
+        # nothing else where the student started as the teacher, and has hardly changed
         may_be_rounding = row == 0 and model.config.start == "teacher"
         min_gap = MIN_GAP if may_be_rounding else 1e-6 * max(abs(low), 1e-6)
         model.quantiles[row] = torch.tensor([low, max(high, low + min_gap)])
@@ -241,9 +241,11 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
         mirrored = mirror_border(inputs, model.config.border)
         student_outputs = model.student(mirrored)
         teacher_outputs = model.standardise(model.teacher(mirrored))
-        local = teacher_outputs - student_outputs[:, : model.channels]
-        distant = model.autoencoder(inputs) - student_outputs[:, model.channels :]
-    return local[0].permute(1, 2, 0)[valid_mask], distant[0].permute(1, 2, 0)[valid_mask]
+        local_map = teacher_outputs - student_outputs[:, : model.channels]
+        global_map = model.autoencoder(inputs) - student_outputs[:, model.channels :]
+    local_differences = local_map[0].permute(1, 2, 0)[valid_mask]
+    global_differences = global_map[0].permute(1, 2, 0)[valid_mask]
+    return local_differences, global_differences
 
 
 def _whitening_matrix(moments: Tensor) -> Tensor:

@@ -250,8 +250,8 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
 
     The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. Mean
     squared differences of the outputs are then those of the channels, and all channels have the same weight;
-    if channels were repeated instead, those would weigh more. For as many outputs as channels the matrix is
-    the identity.
+    if some channels were repeated instead, they would weigh more. The matrix is the identity if there are as
+    many outputs as channels.
 
     The last layer of a PDN is linear. Therefore the teacher is distilled with one output per channel, which
     takes less time, and its last layer is multiplied by this matrix afterwards. Outputs and loss are the same
@@ -274,6 +274,7 @@ def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str
     channels = facts.get("rank", CHANNELS)
     compact_state = dict(state)
     if channels < CHANNELS:
+        # the columns are orthogonal, and their squared length is CHANNELS / channels
         inverse = expansion_matrix(channels).T * (channels / CHANNELS)
         weight_name, bias_name = list(compact_state)[-2:]  # of the last layer
         compact_state[weight_name] = torch.einsum("co,oikl->cikl", inverse, compact_state[weight_name])

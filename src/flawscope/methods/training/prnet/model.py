@@ -125,7 +125,7 @@ class Model(Detector):
     def mask_uncounted(
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
-        """Replace cells in which no pixel counts by the means of their channels, in the four stages' maps.
+        """Set the cells of the stages' maps in which no pixel counts to the means of their channels.
 
         Args:
             maps: The stages' maps `[B, C_j, H_j, W_j]`.

@@ -54,10 +54,10 @@ class Network(nn.Module):
         Args:
             channels: Channels of the backbone's stages at strides 4, 8, 16 and 32.
             size: (H, W) of the pictures, multiples of 32.
-            width: Number of the network's channels, relative to the backbone's; its time grows with the
-                square.
+            width: Number of the network's channels, relative to the backbone's; the time grows with the
+                square of it.
             attention: Whether there is attention; there are residual blocks in any case.
-            residuals: Whether it takes residuals; without them, it has half as many channels.
+            residuals: Whether the network takes residuals; without them, it has half as many channels.
         """
         super().__init__()
         *grids, _ = grids_for(size)
@@ -85,8 +85,8 @@ class Network(nn.Module):
 
         Args:
             features: Four maps `[B, C_j, H_j, W_j]`, standardised.
-            residuals: Three maps of the first three features' shapes, 0 or more; not used by a network
-                without residuals.
+            residuals: Three maps, in the shapes of the first three features, with values of at least 0; a
+                network without residuals does not use them.
 
         Returns:
             Logits `[B, 1, H, W]`.
@@ -127,23 +127,25 @@ class MultiScaleFusion(nn.Module):
         return fused_maps
 
 
-def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
+def _scale_path(input_channels: int, output_channels: int, down: int, grid: Grid) -> nn.Module:
     """Return layers that bring the map of a scale to another scale.
 
     Args:
-        inputs: Channels of the map.
-        outputs: Channels of the result.
+        input_channels: Number of channels of the map.
+        output_channels: Number of channels of the result.
         down: How often the map's sides are halved; below 0, they are enlarged.
         grid: (h, w) of the result.
     """
     if down < 0:
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
+        return nn.Sequential(nn.Conv2d(input_channels, output_channels, 1), _upsample(grid))
     if down == 0:
-        return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        if input_channels == output_channels:
+            return nn.Identity()
+        return nn.Conv2d(input_channels, output_channels, 1)
     layers: list[nn.Module] = []
     for _ in range(down - 1):
-        layers += [nn.Conv2d(inputs, inputs, 3, stride=2, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
+        layers += [nn.Conv2d(input_channels, input_channels, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(input_channels, output_channels, 3, stride=2, padding=1))
 
 
 class MultiSizeAttention(nn.Module):
@@ -210,21 +212,26 @@ class Decoder(nn.Module):
     """Module that enlarges the last stage's map to the picture's size; fused maps join it (3.4)."""
 
     def __init__(
-        self, last: int, skips: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid], size: Grid
+        self,
+        last_channels: int,
+        skip_channels: Sequence[int],
+        output_channels: Sequence[int],
+        grids: Sequence[Grid],
+        size: Grid,
     ):
         super().__init__()
         steps = []
-        inputs = last
-        scales = list(zip(skips, outputs, grids, strict=True))
-        for skip, channels, grid in reversed(scales):  # from coarse to fine
-            steps.append(UpBlock(inputs, skip, channels, grid))
-            inputs = channels
+        input_channels = last_channels
+        scales = list(zip(skip_channels, output_channels, grids, strict=True))
+        for skip, outputs, grid in reversed(scales):  # from coarse to fine
+            steps.append(UpBlock(input_channels, skip=skip, outputs=outputs, grid=grid))
+            input_channels = outputs
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
-        self.finest = UpBlock(inputs, skip=0, outputs=inputs, grid=half)
+        self.finest = UpBlock(input_channels, skip=0, outputs=input_channels, grid=half)
         # four logits of a pixel at half the size become two by two pixels: to enlarge all channels first
         # would take a fifth of a step's time
-        self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
+        self.head = nn.Sequential(nn.Conv2d(input_channels, 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, last: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Return logits `[B, 1, H, W]` of a defect.

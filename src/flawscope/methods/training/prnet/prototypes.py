@@ -153,7 +153,7 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
             terms = slice(start, start + SLICE)
             total += (row_points[:, terms] @ column_points[:, terms].T).double().cpu()
         if row_block == column_block:
-            total = (total + total.T) / 2
+            total = (total + total.T) / 2  # rounding may make the two triangles differ
         products[rows, columns] = total
         products[columns, rows] = total.T
 
@@ -175,8 +175,9 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
 def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
     """Choose points by k-means++ (Arthur and Vassilvitskii 2007, greedy variant).
 
-    The probability to draw a point is proportional to its squared distance from the points chosen before. Of
-    a few draws, the point is chosen that leaves the smallest sum of squared distances.
+    For each choice, a few candidates are taken at random, with probabilities proportional to the squared
+    distances from the points chosen before. The choice is the candidate that leaves the smallest sum of
+    squared distances.
 
     Args:
         products: Products of the points with each other, `[n, n]` float64.
@@ -210,12 +211,12 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
 
     Args:
         products: Products of the points with each other, `[n, n]` float64.
-        picks: Numbers of the points.
+        picks: Numbers of the points at which the centroids begin.
         iterations: Largest number of iterations.
 
     Returns:
-        Assignment `[n]` int64, every centroid with at least one point, and the objective of the assignment
-        after every iteration.
+        Number of each point's centroid, `[n]` int64, and the objective after every iteration. Every centroid
+        has at least one point.
     """
     count = len(picks)
     squares = products.diagonal()
@@ -303,7 +304,8 @@ def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | 
     points = relative.flatten(1)
     if valid_mask is None:
         return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
-    squares = valid_mask.flatten(1) @ relative.square().sum(1).flatten(1).T
+    cell_squares = relative.square().sum(1).flatten(1)  # |p|² of each cell, `[K, cells]`
+    squares = valid_mask.flatten(1) @ cell_squares.T  # |p|² over the cells that count in each picture
     return squares - 2 * (((features - middle) * valid_mask).flatten(1) @ points.T)
 
 

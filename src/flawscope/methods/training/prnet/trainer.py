@@ -158,6 +158,7 @@ class Trainer(trainer.Trainer[Batch]):
                 clusters = torch.where(has_original, assignment[places.clamp(min=0)], -1)
                 was_used = clusters >= 0  # by k-means
                 if was_used.any():
+                    # `originals` has rows only for pictures that have an original
                     originals = batch.originals[scale][was_used[has_original]]
                     rows = state.upload(was_used.nonzero()[:, 0], self.device)
                     residuals[rows] = leave_one_out_residual(

@@ -88,7 +88,8 @@ class TrainingPictures:
         """
         if extended and rng.random() < self.config.original:
             defect = self.seen[int(rng.integers(len(self.seen)))]
-            return TrainingPicture(defect.image, mask=_mask_tensor(defect.mask), place=-1, kind=ORIGINAL)
+            mask = _mask_tensor(defect.mask)
+            return TrainingPicture(defect.image, mask, place=-1, kind=ORIGINAL)  # on no good picture
         image = self.images[self.learnt[place]]
         pixels, inside = to_pixels(image)
         foreground = self.parts[self.learnt[place]]
@@ -164,6 +165,7 @@ class ScaleFeatureCache(FeatureCache):
         valid_masks = self.valid_cells([place], self.image(place)[None])
         if valid_masks is None:
             return maps
+        # `maps` and `valid_masks` may have the last stage, too, which has no prototypes
         return [
             scale.fill_with_mean(feature_map, valid_mask.cpu())
             for scale, feature_map, valid_mask in zip(self.model.scales, maps, valid_masks, strict=False)
