@@ -351,6 +351,7 @@ class PatchDetector(Detector):
         """Build the detector of a model file; raise InputError where settings and tensors do not fit."""
         settings = cls.METHOD.parse_stored(config)
         roi = stored_region(settings, tensors)
+        # there may be fewer backbones than prefixes
         first, *further = [
             empty_backbone(name, stages, size, tensors, prefix)
             for (name, stages, size, _), prefix in zip(cls._backbones_of(settings), PREFIXES, strict=False)
@@ -407,7 +408,7 @@ def block_groups(kernel: Tensor, channels: int) -> int:
 
     Args:
         kernel: The convolution `[n, C, p, p]`. If it is block-diagonal in n and C, each block can be a group.
-        channels: C.
+        channels: Number C of its input channels.
     """
     outputs = len(kernel)
     max_groups = math.gcd(outputs, channels)

@@ -314,11 +314,11 @@ class LeaveOut:
         bound_score, bound_map = bound
         batch_inside = None if inside is None else inside[None]
         plain_score, plain_map = self.model.score(features[None], batch_inside)
-        score = torch.maximum(bound_score - score_excess, torch.minimum(bound_score, plain_score))
+        lowest_score = torch.minimum(bound_score, plain_score)
+        score = torch.maximum(bound_score - score_excess, lowest_score)
         bound_maximum = bound_map.amax()
-        map_maximum = torch.maximum(
-            bound_maximum - map_excess, torch.minimum(bound_maximum, plain_map.amax())
-        )
+        lowest_maximum = torch.minimum(bound_maximum, plain_map.amax())
+        map_maximum = torch.maximum(bound_maximum - map_excess, lowest_maximum)
         return score, bound_map.clamp(max=map_maximum)
 
     def embed(self, images: Tensor) -> Tensor:

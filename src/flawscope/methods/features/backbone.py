@@ -383,7 +383,7 @@ def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Modu
     """Build timm's network with weights that timm has cached or downloads.
 
     Raises:
-        InputError: The download fails, or as `_create`.
+        InputError: The download fails, or the network cannot be built (`_create`).
     """
     try:
         return _create(name, stages, size, pretrained=True)
@@ -397,7 +397,7 @@ def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Modu
 
 @contextmanager
 def _quiet_logger(name: str) -> Iterator[None]:
-    """Let a logger report errors alone within this context."""
+    """Let a logger report only errors within this context."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -120,8 +120,8 @@ def is_transformer(network: nn.Module) -> bool:
 def read_graph(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a DINOv2 ViT from an ONNX graph, under timm's names.
 
-    torch exported the graph from Hugging Face's model. Matrices lost their names in the export, but the names
-    of the nodes that multiply by them say which matrix it is.
+    torch exported the graph from Hugging Face's model. A matrix lost its name in the export, but the name of
+    the node that multiplies by it says which matrix it is.
 
     Raises:
         InputError: `onnx` is not installed, or the file is no such graph.

@@ -134,7 +134,8 @@ class ExistingBank:
         for v, branch in enumerate(model.branches):
             groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(branch.bank.device)
             radius = float(old.manifest.facts["covering_radius"][v])
-            banks.append(cls(branch.bank + branch.centre, groups.long(), radius))
+            absolute_bank = branch.bank + branch.centre
+            banks.append(cls(absolute_bank, groups.long(), radius))
         return banks
 
 
@@ -403,8 +404,8 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
     """Choose the ways in which pictures are turned and mirrored for copies in the bank.
 
     The setting `augment` names them. With `auto`, a model that is extended keeps its ways; for a new model,
-    few pictures get all ways until `keep_helpful_copies` decides. Parts that are turned upright get none.
-    Only ways are possible that keep the sides' lengths and the region of interest.
+    few pictures get all ways until `keep_helpful_copies` decides. Parts that are turned upright get none. A
+    way is possible if it keeps the lengths of the sides, and the region of interest.
 
     Raises:
         InputError: The setting names ways, and none is possible.
@@ -417,7 +418,8 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
             wants_copies = job.task.count <= FEW_PICTURES
         else:
             wants_copies = old.manifest.facts.get("augment") == "all"
-        return possible_orientations("all" if wants_copies and not job.config.upright else "none", roi)
+        ways = "all" if wants_copies and not job.config.upright else "none"
+        return possible_orientations(ways, roi)
     orientations = possible_orientations(augment, roi)
     if not orientations and augment != "none":
         raise InputError(

@@ -160,14 +160,15 @@ class ByteScreen(nn.Module):
         Elements that follow each other in the bank are a group. The last block is filled with elements that
         have the highest possible bound.
         """
-        missing_count = -len(bank) % BLOCK
-        highest = QUERY_MAX * ELEMENT_MAX * self.digits
+        padding_count = -len(bank) % BLOCK  # elements to fill the last block
+        max_square = QUERY_MAX * ELEMENT_MAX * self.digits  # the largest number that the digits can hold
         integers = self._quantise(bank)
         squares = integers.square().sum(1) - self.middle
-        squares = F.pad(squares, (0, missing_count), value=highest)
+        squares = F.pad(squares, (0, padding_count), value=max_square)
         digits = torch.stack(split_digits(squares, count=self.digits, max_digit=ELEMENT_MAX), 1)
         digits = F.pad(digits, (0, len(self.tail) - self.digits - 1))
-        rows = torch.cat([F.pad(-integers, (0, 0, 0, missing_count)), digits], 1).to(torch.int8)
+        padded_integers = F.pad(-integers, (0, 0, 0, padding_count))
+        rows = torch.cat([padded_integers, digits], 1).to(torch.int8)
         groups = rows.view(-1, BLOCK // GROUP_SIZE, GROUP_SIZE, rows.shape[1])
         return groups.permute(0, 3, 2, 1).flatten(2)  # in the order that `group_minima` wants
 

@@ -281,17 +281,18 @@ class BankWithout:
         """
         selected = self.selected
         sizes = selected.cell_sizes[emptied]
-        # The cells are joined to one list of rows: row k, of cell c, is `points_by_cell[offset of c + k]`
-        offsets = selected.cell_starts[emptied] - (sizes.cumsum(0) - sizes)
+        # The cells are joined to one list. Its item k, in cell c, is `points_by_cell[k + offset of c]`
+        joined_starts = sizes.cumsum(0) - sizes
+        offsets = selected.cell_starts[emptied] - joined_starts
         item_offsets = offsets.repeat_interleave(sizes)
         items = torch.arange(len(item_offsets), device=item_offsets.device)
         rows = selected.points_by_cell[item_offsets + items]
-        is_uncovered = selected.point_groups[rows] != self.group
+        is_returned = selected.point_groups[rows] != self.group
         if selected.next_elements is not None:
-            # the entry M is appended: it stands for no element, and counts as gone
+            # one entry is appended for the number that stands for no element: it counts as gone
             is_gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
-            is_uncovered &= is_gone[selected.next_elements[rows]].all(1)
-        return selected.points[rows[is_uncovered]] - self.branch.centre
+            is_returned &= is_gone[selected.next_elements[rows]].all(1)
+        return selected.points[rows[is_returned]] - self.branch.centre
 
     def _update_distances(self, freed: Tensor, picks: Tensor) -> Tensor:
         """Return the distances `[P]` after elements were taken out and patches added.

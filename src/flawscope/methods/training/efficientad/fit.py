@@ -219,15 +219,19 @@ def whiten_outputs(model: Model, moments: Tensor) -> None:
         model: The trained model.
         moments: Second moments of the differences (`difference_moments`).
     """
-    # `distant` is of the global differences; `global` is a keyword
-    local, distant = (_whitening_matrix(total).to(model.mean.device) for total in moments)
+    local_moments, global_moments = moments
+    device = model.mean.device
+    local_matrix = _whitening_matrix(local_moments).to(device)
+    global_matrix = _whitening_matrix(global_moments).to(device)
     with torch.no_grad():
         # the teacher's last layer also standardises its outputs, and `standardise` does nothing from now on
         _multiply_outputs(
-            model.teacher[-1], matrix=local / model.std, shift=-local @ (model.mean / model.std)
+            model.teacher[-1],
+            matrix=local_matrix / model.std,
+            shift=-local_matrix @ (model.mean / model.std),
         )
-        _multiply_outputs(model.student[-1], torch.block_diag(local, distant))
-        _multiply_outputs(model.autoencoder.last[-1], distant)
+        _multiply_outputs(model.student[-1], torch.block_diag(local_matrix, global_matrix))
+        _multiply_outputs(model.autoencoder.last[-1], global_matrix)
         model.mean.zero_()
         model.std.fill_(1)
 

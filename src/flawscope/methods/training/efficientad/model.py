@@ -252,7 +252,7 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
 
     Raises:
         InputError: The fitted model learnt with a folder of pictures, or has `weighed` and a teacher from a
-            file: its own file does not hold these.
+            file: the model's file contains neither the folder nor the teacher's file.
     """
     if config.natural not in (GENERATED, NONE):
         raise not_in_model_error("natural", config.natural)
@@ -260,11 +260,11 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
         raise not_in_model_error("teacher", config.teacher)
     if config.weighed:
         return create(config, roi)[0]
-    network = config.network
-    if network is None:
+    size = config.network
+    if size is None:
         raise InputError("the model does not say which teacher it has: fit anew")
-    width = width_of(tensors["teacher.conv1.weight"], network)
-    model = Model(config, network, channels=tensors["mean"].numel(), roi=roi, width=width)
+    width = width_of(tensors["teacher.conv1.weight"], size)
+    model = Model(config, size, channels=tensors["mean"].numel(), roi=roi, width=width)
     prefix = "teacher."
     model_tensors = {
         name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)

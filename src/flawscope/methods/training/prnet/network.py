@@ -176,7 +176,8 @@ class MultiSizeAttention(nn.Module):
         maps_of_sizes = self.qkv(self.norm(x)).split(3 * self.inner, 1)
         for parts, size_maps in zip(self.parts, maps_of_sizes, strict=True):
             q, k, v = (self.to_tokens(maps, parts) for maps in size_maps.split(self.inner, 1))
-            weights = (q * q.shape[2] ** -0.5 @ k.transpose(1, 2)).softmax(2)  # [B, parts², parts²]
+            scaled_q = q * q.shape[2] ** -0.5
+            weights = (scaled_q @ k.transpose(1, 2)).softmax(2)  # [B, parts², parts²]
             attended_maps.append(self.from_tokens(weights @ v, parts))
         attention: Tensor = self.merge(torch.cat(attended_maps, 1))
         return x + attention

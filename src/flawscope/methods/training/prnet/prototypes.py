@@ -72,7 +72,7 @@ class KMeansResult:
 
 def k_means(
     load: LoadMaps,
-    pictures: int,
+    picture_count: int,
     *,
     seed: int = 0,
     limit: int = MAX_PICTURES,
@@ -81,11 +81,11 @@ def k_means(
 ) -> KMeansResult:
     """Run k-means over the feature maps of a scale; K is a tenth of the number of pictures.
 
-    Each restart is k-means++, then Lloyd's rule until nothing changes. The best restart counts.
+    Each restart is k-means++, then Lloyd's rule until nothing changes. The best restart gives the result.
 
     Args:
         load: Returns the maps of any pictures; called with at most `BLOCK` at once.
-        pictures: Number of pictures.
+        picture_count: Number of pictures.
         seed: Seed of the restarts, and of the random choice of pictures if there are more than `limit`.
         limit: Largest number of pictures that are used; it also bounds K.
         restarts: Number of restarts.
@@ -94,12 +94,13 @@ def k_means(
     Raises:
         InputError: There are no pictures, or a feature is NaN or infinite.
     """
-    if pictures < 1:
+    if picture_count < 1:
         raise InputError("prototypes need one good picture at least")
-    used = np.arange(pictures)
-    if pictures > limit:
-        used = np.sort(np.random.default_rng([seed, pictures]).choice(pictures, limit, replace=False))
-    numbers = torch.from_numpy(used)
+    used_pictures = np.arange(picture_count)
+    if picture_count > limit:
+        generator = np.random.default_rng([seed, picture_count])
+        used_pictures = np.sort(generator.choice(picture_count, limit, replace=False))
+    numbers = torch.from_numpy(used_pictures)
     products = gram_matrix(load, numbers)
     if not products.isfinite().all():
         raise InputError("NaN or infinite features of a good picture: use other weights or fp32")
