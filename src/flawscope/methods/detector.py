@@ -161,7 +161,7 @@ class Detector(nn.Module, ABC):
         return {}
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Return `[B]` bool: whether a picture's score rests on a tie that rounding alone decides.
+        """Return `[B]` bool: whether a picture's score rests on a tie that only rounding decides.
 
         Args:
             features: Features of pictures from `embed`.
@@ -323,7 +323,7 @@ def check_region_visible(image: Tensor | None, region: Tensor) -> Tensor | None:
         region: The region of interest, `[H, W]` bool.
 
     Raises:
-        InputError: The region of interest lies in the picture's padding alone.
+        InputError: The region of interest lies entirely in the picture's padding.
     """
     if image is not None and not (region & (image[0] >= 0)).any():
         raise InputError("the region of interest lies in the padding of a good picture: give another --roi")

@@ -71,7 +71,7 @@ class GoodPictures:
         return self.numbers
 
     def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
-        """Let `[]` give the pictures to learn from alone, and refuse all others from now on.
+        """Let `[]` give only the pictures to learn from, and refuse all others from now on.
 
         Args:
             learnt: Numbers of the pictures to learn from.

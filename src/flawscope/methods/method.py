@@ -92,7 +92,7 @@ class Method:
         return build_config(self.config, self.config.complete(settings))
 
     def run_fit(self, model: Detector, task: Task) -> Fitted:
-        """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
+        """Fit `model`. A method that holds pictures out gets pictures only from `Task.divide`."""
         return self.fit(model, task.without_load() if self.holds_out else task)
 
     def parse_stored(self, values: Mapping[str, object]) -> PictureSettings:

@@ -68,7 +68,7 @@ class PictureSettings:
     upright: bool = False  # parts are turned to lie at one angle: by an alignment that turns them
     hidden: bool = False  # networks do not see pixels outside: for a region of interest
 
-    PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
+    PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores only the name
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it

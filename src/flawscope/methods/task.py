@@ -259,7 +259,7 @@ class Fitted:
 class LeaveOut:
     """Scorer of images that leaves their group out, as if it had not been learnt from.
 
-    This scorer uses the model file alone (`Detector.left_out`). A fit that can leave groups out more exactly
+    This scorer uses only the model file (`Detector.left_out`). A fit that can leave groups out more exactly
     has a subclass, whose objects are used during the fit.
 
     Attributes:
@@ -278,8 +278,8 @@ class LeaveOut:
     @classmethod
     def of_fit(cls, model: Detector, fitted: Fitted, task: Task) -> Self:
         """Build the scorer that leaves out the groups of a fit's task."""
-        learnt = {task.groups[number] for number in fitted.used} | task.known_groups
-        return cls(model, learnt, {**model.state_dict(), **fitted.extra})
+        learnt_groups = {task.groups[number] for number in fitted.used} | task.known_groups
+        return cls(model, learnt_groups, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """Return upper bounds of the score and the map that `score` returns, from the model file only.

@@ -235,7 +235,7 @@ def _working_bytes(model: Model, task: Task, patch_counts: Sequence[int], count:
     decoding = 3 * task.decoded_bytes if is_on_cpu else 0
     batch = BATCH if is_on_cpu else GPU_BATCH
     embedding = threads * (batch * _activation_bytes(model) + decoding) + KERNEL_BYTES
-    # products of a block with a batch of picks, and the block itself
+    # products of a block with a batch of picks, and the block twice
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
     if is_on_cpu and quantized_search.is_faster():
         # rounded features of one branch and one shard at a time

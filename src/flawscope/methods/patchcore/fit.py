@@ -206,9 +206,9 @@ def _make_result(
     extra |= measured_excess(good, [job.task.groups[i] for i in pictures], old_excess)
     cells = {number: job.cells[number] for number in used if number in job.cells}
     is_picture_a_group = len({job.task.groups[i] for i in used}) == len(used)
-    how = "leave-one-picture-out" if is_picture_a_group else "leave-one-group-out"
-    values = dict(zip(pictures, good.values, strict=True))
-    fitted = Fitted(scored=values, used=used, how=how, cells=cells, extra=extra, facts=facts)
+    scoring = "leave-one-picture-out" if is_picture_a_group else "leave-one-group-out"
+    value_by_number = dict(zip(pictures, good.values, strict=True))
+    fitted = Fitted(scored=value_by_number, used=used, how=scoring, cells=cells, extra=extra, facts=facts)
     leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
     leave_out.selections = selections
     fitted.leave_out = leave_out

@@ -34,7 +34,7 @@ SIZES_POWER = 2.5  # for sizes: a region that one size shows is not blurred by t
 MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements to compare with a picture's patches in fp32, at most
 # Number of patches, and of bank elements, that are multiplied at once
 BLOCK = 1024  # 4 MiB of products, whose minimum is taken in the cache
-EXPORTED_BLOCK = 128  # bank elements alone: an exported graph multiplies all of its some thousand patches
+EXPORTED_BLOCK = 128  # bank elements; an exported graph multiplies them with all of its some thousand patches
 GPU_BLOCK = 8192  # 256 MiB of products: to start a product takes longer than a small product
 
 

@@ -112,7 +112,7 @@ class ByteScreen(nn.Module):
     are compared in fp32. If the bound of the next group is not above the distance that they give, the query
     is unsure: it is compared with the entire bank.
 
-    The screen stores the rotation alone: an engine computes bytes and digits of the bank once, when it opens
+    The screen stores only the rotation: an engine computes bytes and digits of the bank once, when it opens
     the file.
 
     Attributes:

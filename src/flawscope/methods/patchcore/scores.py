@@ -84,7 +84,7 @@ class PictureScore(ABC):
 
     @abstractmethod
     def of_distances(self, distances: Tensor) -> Tensor:
-        """Return the score by distances `[P]` alone, for a bank of the picture's own patches."""
+        """Return the score by only the distances `[P]`, for a bank of the picture's own patches."""
 
     @abstractmethod
     def deciding_patches(self, distances: Tensor) -> Tensor:

@@ -63,8 +63,10 @@ class TrainedFit:
             more: Number of pictures to hold out beyond the need of the rate, as for `hold_out`.
         """
         share = self.config.held_out
-        room = self.max_bytes // 2
-        self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
+        picture_bytes = self.max_bytes // 2
+        self.images, self.held = self.task.divide(
+            self.method, self.model, share=share, more=more, room=picture_bytes
+        )
         return self.held
 
     def features(self) -> PatchFeatures:

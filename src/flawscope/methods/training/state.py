@@ -27,7 +27,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # names of the tensors that Adam keeps for 
 # The schedule "one_cycle", as torch's `OneCycleLR`
 WARM_UP = 0.3  # share of the steps in which the rate rises
 FIRST_SHARE = 1 / 25  # rate of the first step, as a share of the largest rate
-LAST_SHARE = 1 / 25 / 1e4  # rate of the last step, likewise
+LAST_SHARE = 1 / 25 / 1e4  # rate of the last step, as a share of the largest rate
 # The schedule "drop" (Batzner et al., A.1)
 DROP_AT = 0.95  # share of the steps after which the rate drops
 DROP = 0.1  # rate after it, as a share of the largest rate
@@ -129,7 +129,7 @@ def restore_adam(
     Raises:
         KeyError, RuntimeError: The checkpoint does not fit.
     """
-    # fused Adam counts its steps on the device, otherwise they are counted on the CPU
+    # fused Adam counts its steps on the device; Adam that is not fused counts them on the CPU
     is_fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():
         for name, parameter in parameters:
@@ -325,7 +325,7 @@ class TrainingState:
         return {}
 
     def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
-        """Return a generator of random numbers that depends on the seed and the arguments alone.
+        """Return a generator of random numbers that depends only on the seed and the arguments.
 
         Args:
             purpose: A `Stream`, or a number that another package chose for its purpose.

@@ -184,7 +184,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         pace_state = None
         run_identity = {**identity, "minutes": budget.minutes}
         if checkpoint is not None and budget.checkpoint and not budget.resume:
-            # Without `resume`, a run uses the checkpoint if it fits, and sets it aside otherwise
+            # Without `resume`, a run uses the checkpoint if it fits, and sets it aside if it does not
             _, facts = checkpoint
             difference = describe_difference(facts, run_identity)
             if difference:

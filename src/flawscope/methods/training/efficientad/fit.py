@@ -24,7 +24,7 @@ from flawscope.methods.training.state import network_digest
 
 WEIGHING_PICTURES = 24  # largest number of pictures by which differences are weighed
 MIN_GAP = 1e-3  # smallest gap between the quantiles of the local map, in spreads of the teacher's outputs
-MIN_QUANTILE_PICTURES = 5  # smallest number of pictures for the quantiles alone
+MIN_QUANTILE_PICTURES = 5  # smallest number of pictures that are held out only for the quantiles
 POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does not depend on
 
 
@@ -47,10 +47,10 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{task.pluralize(len(learnt))} to learn from, {len(held_out.all)} held out ({held_out.purpose}); "
         f"penalty: {penalty}"
     )
-    # what the pictures leave of the memory, at least half. With simulated defects no outputs are kept: the
-    # teacher's outputs differ in every step
-    room = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
-    teacher_outputs = TeacherOutputs(model, run.images, learnt, room)
+    # the memory that the pictures leave, at least half of it. With simulated defects no outputs are kept,
+    # because the teacher's outputs differ in every step
+    max_bytes = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
+    teacher_outputs = TeacherOutputs(model, run.images, learnt, max_bytes)
     teacher_outputs.measure(task.step)
     trainer = Trainer(model, run.images, teacher_outputs, other_pictures, task)
 

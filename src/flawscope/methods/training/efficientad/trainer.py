@@ -296,7 +296,7 @@ class Trainer(trainer.Trainer[Batch]):
 
         Args:
             student_outputs: The student's outputs, `[B, C, n, m]`.
-            teacher_outputs: The teacher's standardised outputs, likewise.
+            teacher_outputs: The teacher's standardised outputs, `[B, C, n, m]`.
             valid_mask: The outputs that count, `[B, n, m]` bool; None: all of them.
             defect_outputs: The outputs that see defects.
         """
@@ -327,7 +327,7 @@ class Trainer(trainer.Trainer[Batch]):
         return tuple(state.upload(indices, self.device) for indices in valid_mask.nonzero(as_tuple=True))
 
     def _reconstruct(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
-        """Return the outputs of the autoencoder; its dropout depends on the step alone."""
+        """Return the outputs of the autoencoder; its dropout depends only on the step."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.torch_seed(Stream.EFFICIENTAD_DROPOUT, step))

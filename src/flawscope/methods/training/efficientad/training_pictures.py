@@ -107,7 +107,7 @@ class NaturalPictures:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.paths = list_pictures(os.fspath(folder))
-        # a digest of the files' sizes alone: to read the more than a million files of ImageNet takes too long
+        # a digest of only the files' sizes: to read the more than a million files of ImageNet takes too long
         sizes = " ".join(str(path.stat().st_size) for path in self.paths)
         digest = hashlib.sha256(sizes.encode()).hexdigest()[:12]
         self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({digest})"
@@ -205,7 +205,7 @@ class DefectOutputs:
 
 @dataclass
 class DefectSimulator:
-    """Simulator of defects on good pictures. A result depends on the generator of its call alone.
+    """Simulator of defects on good pictures. A result depends only on the generator of its call.
 
     Attributes:
         images: The good pictures.

@@ -8,8 +8,8 @@ and 3.4.
     residuals -> fusion /
 
 Normalisation is over an entire picture and all its channels: it is the same in training and in use, whatever
-the batch. It comes after features and residuals are joined: if residuals were normalised alone, the weak
-residuals of a good picture would become as strong as those of a defect.
+the batch. It comes after features and residuals are joined: if residuals were normalised by themselves, the
+weak residuals of a good picture would become as strong as those of a defect.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Network(nn.Module):
             size: (H, W) of the pictures, multiples of 32.
             width: Number of the network's channels, relative to the backbone's; the time grows with the
                 square of it.
-            attention: Whether there is attention; there are residual blocks in any case.
+            attention: Whether there is attention; without it, there are only residual blocks.
             residuals: Whether the network takes residuals; without them, it has half as many channels.
         """
         super().__init__()

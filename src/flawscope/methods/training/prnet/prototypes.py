@@ -363,10 +363,10 @@ def leave_one_out_residual(
     other_counts = (sizes[clusters] - 1).view(-1, 1, 1, 1)
     own = prototypes[clusters]
     # the prototype p without the picture x, of n pictures: the mean of the others is p + (p - x) / (n - 1)
-    own_without = own + (own - originals) / other_counts.clamp(min=1)
+    own_without_picture = own + (own - originals) / other_counts.clamp(min=1)
     # squared distances as in `relative_squares`, in which those to the own prototype are replaced
     middle = prototypes.mean(0)
-    relative = own_without - middle
+    relative = own_without_picture - middle
     squares = relative_squares(features, prototypes, valid_mask)
     terms = relative * (relative - 2 * (features - middle))
     if valid_mask is not None:
@@ -376,7 +376,7 @@ def leave_one_out_residual(
     own_squares = own_squares.masked_fill(is_only_member, float("inf"))
     index = squares.scatter(1, clusters[:, None], own_squares).argmin(1)
     is_own = (index == clusters).view(-1, 1, 1, 1)
-    nearest = torch.where(is_own, own_without, prototypes[index])
+    nearest = torch.where(is_own, own_without_picture, prototypes[index])
     residuals = ((features - nearest) / std.view(-1, 1, 1)).square()
     return residuals if valid_mask is None else residuals * valid_mask
 

@@ -47,7 +47,7 @@ class TrainingPicture(NamedTuple):
 
 @dataclass
 class TrainingPictures:
-    """Source of the pictures of a training. A picture depends on the random numbers of its call alone.
+    """Source of the pictures of a training. A picture depends only on the random numbers of its call.
 
     Attributes:
         config: Settings of the method.
@@ -82,8 +82,8 @@ class TrainingPictures:
 
         Args:
             place: Index of a good picture among those learnt from, on which a defect is put.
-            extended: Whether the defect is a seen one. If so, the result is sometimes a picture of a seen
-                defect itself, and the good picture is not used. If not, the defect is simulated.
+            extended: Whether the defect is a seen one. If so, the result is sometimes the seen
+                defect's own picture, and the good picture is not used. If not, the defect is simulated.
             rng: Random numbers.
         """
         if extended and rng.random() < self.config.original:
