@@ -31,7 +31,7 @@ R = TypeVar("R")
 W = TypeVar("W")
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
 LoadPicture = Callable[[int], Tensor | None]
-# An operator of torch, and the function that builds it of ONNX operators
+# An operator of torch, or the function that writes it in ONNX operators
 Operator = Callable[..., object]
 # Takes the features of picture i, and its pixels that count ([H, W] bool; None: the region of interest)
 StoreFeatures = Callable[[int, Tensor, Tensor | None], None]
@@ -66,8 +66,8 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.size = config.network_size
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
-        replaces_hidden = config.hidden and config.tile is None
-        nearest = nearest_pixels(self.roi) if replaces_hidden else None
+        needs_nearest = config.hidden and config.tile is None
+        nearest = nearest_pixels(self.roi) if needs_nearest else None
         self.register_buffer("nearest", nearest, persistent=False)
 
     @property
@@ -239,7 +239,7 @@ def nearest_pixels(region: Tensor) -> Tensor:
 
 
 def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
-    """Return the values, but the lowest counted value of each picture instead of those that do not count.
+    """Replace values that do not count by the lowest value of their picture that counts.
 
     A picture without a value that counts gets 0 everywhere.
 

@@ -170,7 +170,7 @@ class Task:
         Raises:
             InputError: There are too few pictures, or a picture's padding covers the region of interest.
         """
-        # a method that holds pictures out must not call `load` itself, so that the task has a stand-in there
+        # a method that holds pictures out must not call `load`: its task has a stand-in with the real `load`
         load_picture = self.load.load if isinstance(self.load, _RefusedLoad) else self.load
         region = model.roi.cpu()
 
@@ -179,10 +179,10 @@ class Task:
             return check_region_visible(image, region) if model.config.pads else image
 
         images = GoodPictures(load_checked, self.count, room)
-        usable = self.settle(images.read(self.step))
-        parts = hold_out(
-            usable,
-            [self.groups[i] for i in usable],
+        usable_numbers = self.settle(images.read(self.step))
+        held_out_parts = hold_out(
+            usable_numbers,
+            [self.groups[i] for i in usable_numbers],
             share=share,
             rate=self.rate,
             seed=model.config.seed,
@@ -190,9 +190,10 @@ class Task:
             reserved=self.reserved,
             more=more,
         )
-        held_out = {i for part in parts for i in part}
-        load_held_out = images.set_apart([i for i in usable if i not in held_out])
-        return images, HeldOut(parts, self.step, load_held_out)
+        held_out_numbers = {i for part in held_out_parts for i in part}
+        learnt_numbers = [i for i in usable_numbers if i not in held_out_numbers]
+        load_held_out = images.set_apart(learnt_numbers)
+        return images, HeldOut(held_out_parts, self.step, load_held_out)
 
     def pluralize(self, count: int, what: str = "") -> str:
         """Return a count as text, such as "3 good pictures", or "3 good views" where the task has views.

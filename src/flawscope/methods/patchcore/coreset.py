@@ -79,10 +79,10 @@ def select(
 ) -> Coreset:
     """Select points by the greedy k-center rule: each pick is the point farthest from all earlier picks.
 
-    Of points at the same distance the one with the lowest index is picked, and no point twice. The result is
-    identical to the plain loop's where fp32 is exact (integer features whose squared norms stay below 2**24).
-    Elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al.
-    (CVPR 2022), Algorithm 1; Gonzalez 1985 for the greedy rule.
+    No point is picked twice. Of points at the same distance, the one with the lowest index is picked. The
+    result is identical to the plain loop's where fp32 is exact (integer features whose squared norms stay
+    below 2**24). Elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source:
+    Roth et al. (CVPR 2022), Algorithm 1; Gonzalez 1985 for the greedy rule.
 
     Args:
         features: Points `[N, D]` float32, on any device.
@@ -135,7 +135,7 @@ def select(
         no_picks = torch.zeros(0, dtype=torch.long, device=device)
         indices = torch.cat(batches) if batches else no_picks
         pick_distances = distances.squared.clamp_(min=0).sqrt_()
-        return Coreset(indices, pick_distances, other_distances, distances.nearest_pick)
+        return Coreset(indices, pick_distances, leave_out=other_distances, nearest=distances.nearest_pick)
 
 
 def _check_picks(total: int, count: int, first: int, *, min_count: int) -> None:

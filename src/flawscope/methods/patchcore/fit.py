@@ -165,6 +165,7 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
     strengths = good.strengths
     picture_of = job.task.views.picture_of
     if picture_of:
+        # the row of a view's picture in the new `strengths`
         _, picture_rows = np.unique([picture_of[number] for number in numbers], return_inverse=True)
         strengths = np.full((picture_rows.max() + 1, strengths.shape[1]), -np.inf)
         np.maximum.at(strengths, picture_rows, good.strengths)
@@ -180,8 +181,8 @@ def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> di
 def _make_result(
     job: FitJob,
     good: GoodValues,
-    pictures: list[int],
-    used: list[int],
+    calibrated_numbers: list[int],
+    used_numbers: list[int],
     selections: Sequence[SelectedBank],
 ) -> Fitted:
     """Make the result of a fit.
@@ -189,11 +190,11 @@ def _make_result(
     Args:
         job: The fit.
         good: Leave-one-out values of the pictures for calibration.
-        pictures: Numbers of the pictures for calibration.
-        used: Numbers of the pictures learnt from.
+        calibrated_numbers: Numbers of the pictures for calibration.
+        used_numbers: Numbers of the pictures learnt from.
         selections: The selected bank of each branch.
     """
-    limit = _suspicion_limit(job, good, pictures)
+    limit = _suspicion_limit(job, good, calibrated_numbers)
     facts = {
         "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
@@ -203,12 +204,19 @@ def _make_result(
     old_excess = {
         name: torch.from_numpy(old_tensors[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old_tensors
     }
-    extra |= measured_excess(good, [job.task.groups[i] for i in pictures], old_excess)
-    cells = {number: job.cells[number] for number in used if number in job.cells}
-    is_picture_a_group = len({job.task.groups[i] for i in used}) == len(used)
-    scoring = "leave-one-picture-out" if is_picture_a_group else "leave-one-group-out"
-    value_by_number = dict(zip(pictures, good.values, strict=True))
-    fitted = Fitted(scored=value_by_number, used=used, how=scoring, cells=cells, extra=extra, facts=facts)
+    calibrated_groups = [job.task.groups[number] for number in calibrated_numbers]
+    extra |= measured_excess(good, calibrated_groups, old_excess)
+    cells = {number: job.cells[number] for number in used_numbers if number in job.cells}
+    group_count = len({job.task.groups[number] for number in used_numbers})
+    is_picture_a_group = group_count == len(used_numbers)
+    fitted = Fitted(
+        scored=dict(zip(calibrated_numbers, good.values, strict=True)),
+        used=used_numbers,
+        how="leave-one-picture-out" if is_picture_a_group else "leave-one-group-out",
+        cells=cells,
+        extra=extra,
+        facts=facts,
+    )
     leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
     leave_out.selections = selections
     fitted.leave_out = leave_out
@@ -330,8 +338,9 @@ def _calibrate(
     """
     if is_single_part:
         return calibrate_one_part(job, patches, selections), patches.pictures
-    chosen = _draw_calibration(job, patches.pictures)
-    return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
+    chosen_rows = _draw_calibration(job, patches.pictures)
+    good = leave_one_out(job, patches, selections, chosen_rows)
+    return good, [patches.pictures[row] for row in chosen_rows]
 
 
 # -------------------------------------------------------------------------------------------------- streamed

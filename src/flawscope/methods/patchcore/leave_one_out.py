@@ -60,22 +60,25 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
     return score_excess, map_excess
 
 
-def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def measured_excess(
+    good: GoodValues, groups: Sequence[int], old_tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return the tensors for `left_out_excess`: means over the pictures of each group.
 
     Args:
         good: Leave-one-out values of the pictures.
         groups: Groups of the pictures, `[N]`.
-        kept: Tensors of the model that is extended; groups without a picture in `good` keep their values of
-            it. Empty: the model is new.
+        old_tensors: Tensors of the model that is extended; groups without a picture in `good` keep their
+            values of it. Empty: the model is new.
     """
     excesses_by_group: dict[int, list[tuple[float, float]]] = {}
     for group, (score_bound, maximum_bound), values in zip(groups, good.bounds, good.values, strict=True):
         picture_excess = (score_bound - values.score, maximum_bound - values.maximum)
         excesses_by_group.setdefault(group, []).append(picture_excess)
     mean_by_group = {group: np.mean(excesses, axis=0) for group, excesses in excesses_by_group.items()}
-    if EXCESS in kept:
-        old_means = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
+    if EXCESS in old_tensors:
+        old_groups = old_tensors[EXCESS_GROUPS].tolist()
+        old_means = zip(old_groups, old_tensors[EXCESS].numpy(), strict=True)
         other_means = {group: mean for group, mean in old_means if group not in mean_by_group}
         mean_by_group = other_means | mean_by_group
     excess = np.array(list(mean_by_group.values()), np.float32).reshape(-1, 2)
@@ -84,7 +87,11 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
 
 
 def left_out(
-    model: Model, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
+    model: Model,
+    features: Tensor,
+    group: int,
+    kept: Mapping[str, Tensor],
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Score a picture by the bank without its group's elements.
 
@@ -144,7 +151,7 @@ class LeftOutPicture:
             banks: Bank of each branch without the picture's group; they are changed.
             inside: The pixels `[H, W]` that count; None: the region of interest.
         """
-        bounds = [(bank.score(), bank.distances) for bank in banks]  # `settle` can only lower these
+        bounds = [(bank.score(), bank.distances) for bank in banks]  # before `settle` changes the banks
         settle(banks, model.join)
         branches = [(bank.score(), bank.distances) for bank in banks]
         return cls(branches, inside=inside, bounds=bounds)
@@ -241,7 +248,7 @@ def leave_one_out(
 def scores_above(
     limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
 ) -> dict[int, float]:
-    """Return the scores of left-out pictures that are above a limit, by the pictures' numbers.
+    """Return number -> score of the left-out pictures whose scores are above a limit.
 
     If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
     the present banks. This score is hardly ever too low: if it is not above the limit, the exact score is not
@@ -411,9 +418,9 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
             score_mean, score_spread = mean, spread
             if not is_map_score and len(strengths) > 1:  # the score of one picture has no spread
                 score_mean, score_spread = float(np.mean(strengths)), float(np.std(strengths))
-            model.normal[v] = torch.tensor(
-                [mean, _positive_spread(mean, spread), score_mean, _positive_spread(score_mean, score_spread)]
-            )
+            map_divisor = _positive_spread(mean, spread)
+            score_divisor = _positive_spread(score_mean, score_spread)
+            model.normal[v] = torch.tensor([mean, map_divisor, score_mean, score_divisor])
     return np.array(branch_strengths).T
 
 
@@ -471,21 +478,19 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     # columns of `Model.normal`: mean and spread of map values, or of scores
     columns = slice(0, 2) if model.score_is_map_maximum else slice(2, 4)
     scales = model.normal[:, columns].double().cpu()
-    return float(
-        model.fuse([(fence - mean) / spread for fence, (mean, spread) in zip(fences, scales, strict=True)])
-    )
+    scaled_fences = [(fence - mean) / spread for fence, (mean, spread) in zip(fences, scales, strict=True)]
+    return float(model.fuse(scaled_fences))
 
 
 # ------------------------------------------------------------------------------------------- one part alone
 
 
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
-    """Calibrate where all pictures show a single part: each picture is left out of the banks by itself.
+    """Calibrate where all pictures show a single part: each picture is left out of the banks as a group.
 
-    If all elements of a bank are from one picture, this picture is compared with its own elements, except
-    those near to the compared patch. Its distances are then at least those to the entire bank.
+    If all elements of a bank are from one picture, this picture's patches are compared with its own elements,
+    except those near to the compared patch. The distances are then at least those to the entire bank.
     """
-    # each picture is a group
     patches = replace(patches, groups=torch.tensor(patches.numbers, device=patches.groups.device))
     banks = []
     for v, selection in enumerate(selections):

@@ -462,7 +462,7 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
 
 
 def distance_gain(patches: Patches) -> float:
-    """Return the mean share by which copies reduce the farthest patches' distances, at the smallest size.
+    """Return by which mean share copies reduce the distances of farthest patches, at the smallest size.
 
     The distances are those of a picture's farthest patches to the patches of other groups, first without
     copies, then with copies.
@@ -472,7 +472,10 @@ def distance_gain(patches: Patches) -> float:
     gains = []
 
     def counted_patches(i: int) -> Tensor:
-        return features[i] if patches.valid_mask is None else features[i][patches.valid_mask[0][i]]
+        if patches.valid_mask is None:
+            return features[i]
+        mask = patches.valid_mask[0][i]
+        return features[i][mask]
 
     def distances_to_rows(points: Tensor, rows: Iterable[int]) -> Tensor:
         row_distances = [
@@ -487,10 +490,12 @@ def distance_gain(patches: Patches) -> float:
             continue
         stride = 1 + (len(points) - 1) // COMPARED_PATCHES  # at most COMPARED_PATCHES points remain
         points = points[::stride]
-        to_originals = distances_to_rows(points, (row for row in other_rows if row < original_count))
-        farthest = to_originals.topk(min(FARTHEST_PATCHES, len(points))).indices
-        to_copies = distances_to_rows(points[farthest], (row for row in other_rows if row >= original_count))
-        with_copies = torch.minimum(to_originals[farthest], to_copies)
-        remaining_share = float(with_copies.sum()) / max(float(to_originals[farthest].sum()), 1e-12)
+        original_rows = [row for row in other_rows if row < original_count]
+        copy_rows = [row for row in other_rows if row >= original_count]
+        original_distances = distances_to_rows(points, original_rows)
+        farthest = original_distances.topk(min(FARTHEST_PATCHES, len(points))).indices
+        without_copies = original_distances[farthest]
+        with_copies = torch.minimum(without_copies, distances_to_rows(points[farthest], copy_rows))
+        remaining_share = float(with_copies.sum()) / max(float(without_copies.sum()), 1e-12)
         gains.append(1 - remaining_share)
     return sum(gains) / max(1, len(gains))

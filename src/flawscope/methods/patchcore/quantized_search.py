@@ -161,7 +161,7 @@ class ByteScreen(nn.Module):
         have the highest possible bound.
         """
         padding_count = -len(bank) % BLOCK  # elements to fill the last block
-        max_square = QUERY_MAX * ELEMENT_MAX * self.digits  # the largest number that the digits can hold
+        max_square = QUERY_MAX * ELEMENT_MAX * self.digits  # the largest number with a last digit of 0
         integers = self._quantise(bank)
         squares = integers.square().sum(1) - self.middle
         squares = F.pad(squares, (0, padding_count), value=max_square)

@@ -1,4 +1,4 @@
-"""A memory bank as if a group, all pictures of a part, had never been there.
+"""A memory bank as it would have been selected without a group: without all pictures of a part.
 
 It is not enough to take the group's elements out of the bank. While they were there, they kept patches of
 other pictures out: without both, the bank has holes, and a score would be too high. Therefore the bank is
@@ -142,7 +142,7 @@ class SelectedBank:
 
 
 class BankWithout:
-    """Selected bank as if a group had never been there.
+    """Selected bank as it would have been selected without a group.
 
     It is selected anew around some patches of a picture of that group (`look_at`).
 
@@ -169,7 +169,7 @@ class BankWithout:
         self.distances = distances * valid_mask
         self._is_counted = valid_mask > 0
         # Patches around which the bank may still be selected anew. There are none if the group has no
-        # elements: it then kept no other patch out of the bank
+        # elements: then the group kept no other patch out of the bank
         can_change = len(self.own) > 0 and selected.radius > 0
         self._is_pending = self._is_counted.clone() if can_change else torch.zeros_like(self._is_counted)
 

@@ -162,8 +162,10 @@ def describe_difference(facts: Facts, identity: Facts) -> str:
         is_taken_over = key in ("steps", "minutes") and value is None
         if checkpoint_value == value or is_taken_over:
             continue
-        is_short = len(str(value)) <= 60  # not a hash, which tells a person nothing
-        return f"another {key}" + (f" {checkpoint_value}, this one has {value}" if is_short else "")
+        is_short = len(str(value)) <= 60  # not a hash, which says nothing to a person
+        if is_short:
+            return f"another {key} {checkpoint_value}, this one has {value}"
+        return f"another {key}"
     return ""
 
 
@@ -239,7 +241,7 @@ class Pace:
 def one_cycle(step: int, steps: int) -> float:
     """Return the learning rate of a step as a share of the largest rate, as torch's `OneCycleLR`.
 
-    It rises over 30 % of the steps and then falls, each as a cosine. Adam's momentum does not change.
+    The rate rises over 30 % of the steps and then falls, both times along a cosine. Adam's momentum does not change.
 
     Args:
         step: Number of the step, from 0.
@@ -252,7 +254,8 @@ def one_cycle(step: int, steps: int) -> float:
         return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
     if step <= peak_step:
-        return cosine_between(FIRST_SHARE, 1.0, step / peak_step if peak_step else 1.0)
+        rise_share = step / peak_step if peak_step else 1.0
+        return cosine_between(FIRST_SHARE, 1.0, rise_share)
     fall_share = (step - peak_step) / (last_step - peak_step) if last_step > peak_step else 1.0
     return cosine_between(1.0, LAST_SHARE, fall_share)
 
