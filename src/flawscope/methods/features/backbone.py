@@ -36,8 +36,8 @@ def import_timm() -> ModuleType:
     """Import timm, also where torchvision's compiled operators do not fit the installed torch.
 
     A CPU build of torch beside torchvision's default build is common on machines without a GPU. Importing
-    torchvision then fails because two operators of its extension are unknown. timm needs nothing of
-    torchvision but transforms of pictures: it is enough to declare the two operators, which nobody calls.
+    torchvision then fails because two operators of its extension are unknown. timm only needs torchvision's
+    transforms of pictures: it is enough to declare the two operators, which nobody calls.
     """
     if "timm" not in sys.modules:
         try:
@@ -45,7 +45,8 @@ def import_timm() -> ModuleType:
         except RuntimeError as error:
             if "torchvision::" not in str(error):
                 raise
-            for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            torchvision_names = [name for name in sys.modules if name.split(".")[0] == "torchvision"]
+            for name in torchvision_names:
                 del sys.modules[name]  # so that the import below tries again
             _declare_torchvision_operators()
     return importlib.import_module("timm")

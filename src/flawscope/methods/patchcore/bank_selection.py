@@ -37,24 +37,24 @@ MIN_SECOND_BANK = 4000  # smallest bank of a second backbone
 # -------------------------------------------------------------------------------------------------- coresets
 
 
-def bank_size(config: Config, branch: int, patches: int) -> int:
+def bank_size(config: Config, v: int, patch_count: int) -> int:
     """Return the number of elements to select from a branch's patches.
 
     Args:
         config: Settings of the model.
-        branch: Number of the branch.
-        patches: Number of its patches.
+        v: Number of the branch, from 0.
+        patch_count: How many patches the branch has.
     """
-    spec = config.branch_specs[branch]
+    spec = config.branch_specs[v]
     if config.count is not None:
         size = config.count
     elif spec.second:
-        size = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
+        size = max(round(config.fine_ratio * patch_count), MIN_SECOND_BANK)
     elif spec.size == config.network_sizes[0]:  # the smallest size
-        size = round(config.ratio * patches)
+        size = round(config.ratio * patch_count)
     else:
-        size = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
-    return max(1, min(size, config.cap, patches))
+        size = max(round(config.fine_ratio * patch_count), MIN_FINE_BANK)
+    return max(1, min(size, config.cap, patch_count))
 
 
 def select_banks(job: FitJob, patches: Patches) -> list[SelectedBank]:

@@ -321,9 +321,9 @@ class _Distances:
                 torch.minimum(squared[points], pick_squared, out=squared[points])
             return pick_squared
 
-        # First the picks of each point's own group, which become infinitely far, then the other picks
+        # First the picks of each point's own group, whose products become infinite, then the other picks
         all_points = slice(0, len(squared))
-        own_runs = [
+        own_runs = [  # for each group, its points of the block, and the columns of its picks
             (slice(start, stop), picks.columns[group])
             for group, start, stop in self.runs[b]
             if group in picks.columns

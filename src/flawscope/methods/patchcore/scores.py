@@ -168,7 +168,7 @@ class Reweighted(PictureScore):
     ) -> Tensor:
         """Return the score of a picture.
 
-        The neighbours for the weight are searched for: the bank's table has the hidden elements.
+        The neighbours for the weight are searched for, because the bank's table has the hidden elements, too.
         """
         patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
         # The numbers of the added elements follow those of the bank. The two are not joined to one tensor:
@@ -256,4 +256,5 @@ def reweight(distances: Tensor) -> Tensor:
     """
     if distances.shape[1] == 1:
         return distances[:, 0]
-    return (1.0 - torch.softmax(distances, dim=1)[:, 0]) * distances[:, 0]
+    weights = torch.softmax(distances, dim=1)[:, 0]
+    return (1.0 - weights) * distances[:, 0]

@@ -130,23 +130,23 @@ class TrainedFit:
             for the check.
         """
         budget = self.task.budget
-        held_out = self.held.numbers
-        timed_pictures = held_out[:TIMED_PICTURES]
+        held_out_numbers = self.held.numbers
+        timed_numbers = held_out_numbers[:TIMED_PICTURES]
         self.held.step = ignore_progress
         start = time.monotonic()
         if calibrate is None:
-            self.held.values(self.model, timed_pictures)
+            self.held.values(self.model, timed_numbers)
         else:
-            calibrate(timed_pictures)
-        picture_seconds = (time.monotonic() - start) / len(timed_pictures)
+            calibrate(timed_numbers)
+        picture_seconds = (time.monotonic() - start) / len(timed_numbers)
         self.held.step = self.task.step
         if self.model.roi.device.type == "cpu":
             # a single thread scored these pictures; later, several threads score a block each
-            block_count = -(-len(held_out) // BATCH)  # rounded up
+            block_count = -(-len(held_out_numbers) // BATCH)  # rounded up
             picture_seconds /= min(torch.get_num_threads(), block_count)
         max_check_seconds = CHECK_SHARE * 60 * (budget.minutes or 0)
         check_seconds = min(picture_seconds * budget.scored_if_time, max_check_seconds)
-        later_seconds = picture_seconds * (len(held_out) + budget.scored_later)
+        later_seconds = picture_seconds * (len(held_out_numbers) + budget.scored_later)
         return later_seconds, check_seconds
 
     def finish(
@@ -173,8 +173,9 @@ class TrainedFit:
             "curve": trainer.curve,
             "seconds": {"training": round(trainer.seconds, 1)},
         }
-        learnt = learnt or self.task.pluralize(len(numbers))
-        summary = f"trained {pluralize(steps, 'step')} in {format_duration(trainer.seconds)} on {learnt}"
+        learnt_text = learnt or self.task.pluralize(len(numbers))
+        duration = format_duration(trainer.seconds)
+        summary = f"trained {pluralize(steps, 'step')} in {duration} on {learnt_text}"
         if trainer.planned_steps is not None:
             plan = pluralize(trainer.planned_steps, "step")
             summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {plan}"

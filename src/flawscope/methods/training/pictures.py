@@ -40,14 +40,17 @@ class Moments:
     def add(self, values: Tensor) -> None:
         """Add values `[N, C]`."""
         new_count = len(values)
-        values = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
+        if values.device.type == "mps":  # MPS has no float64
+            values = values.cpu()
+        values = values.double()
         new_mean = values.mean(0)
         new_squares = (values - new_mean).square().sum(0)
-        total = self.count + new_count
+        total_count = self.count + new_count
         delta = new_mean - self.mean
-        self.squares = self.squares + new_squares + delta.square() * (self.count * new_count / total)
-        self.mean = self.mean + delta * (new_count / total)
-        self.count = total
+        delta_squares = delta.square() * (self.count * new_count / total_count)
+        self.squares = self.squares + new_squares + delta_squares
+        self.mean = self.mean + delta * (new_count / total_count)
+        self.count = total_count
 
     def std(self) -> Tensor:
         """Return the standard deviations `[C]` float64."""

@@ -241,7 +241,8 @@ class Pace:
 def one_cycle(step: int, steps: int) -> float:
     """Return the learning rate of a step as a share of the largest rate, as torch's `OneCycleLR`.
 
-    The rate rises over 30 % of the steps and then falls, both times along a cosine. Adam's momentum does not change.
+    The rate rises over 30 % of the steps and then falls, both times along a cosine. Adam's momentum does not
+    change.
 
     Args:
         step: Number of the step, from 0.

@@ -204,11 +204,11 @@ def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
     """
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
-        for total, difference in zip(moments, _differences(model, image), strict=True):
-            count = max(1, round(LARGEST_SHARE * len(difference)))
-            largest = difference.square().sum(1).topk(count).indices
-            large_differences = difference[largest].cpu().double()
-            total += large_differences.T @ large_differences
+        for second_moment, differences in zip(moments, _differences(model, image), strict=True):
+            count = max(1, round(LARGEST_SHARE * len(differences)))
+            largest = differences.square().sum(1).topk(count).indices
+            large_differences = differences[largest].cpu().double()
+            second_moment += large_differences.T @ large_differences
     return moments
 
 
@@ -253,10 +253,11 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _whitening_matrix(moments: Tensor) -> Tensor:
-    """Return the matrix `[C, C]` float32 that whitens differences with these moments, of scale about 1."""
+    """Return the matrix `[C, C]` float32, of scale about 1, that whitens differences with these moments."""
     variances, directions = torch.linalg.eigh(moments)
     mean = variances.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return (directions / (variances.clamp(min=0) / mean + SPREAD_FLOOR).sqrt()).T.float()
+    relative_variances = variances.clamp(min=0) / mean + SPREAD_FLOOR
+    return (directions / relative_variances.sqrt()).T.float()
 
 
 def _multiply_outputs(layer: nn.Module, matrix: Tensor, shift: Tensor | None = None) -> None:

@@ -131,7 +131,8 @@ class Trainer(trainer.Trainer[Batch]):
         valid_masks = []
         seeing_masks = []
         centred_masks = []
-        for number in range(step * self.config.batch, (step + 1) * self.config.batch):
+        first_number = step * self.config.batch
+        for number in range(first_number, first_number + self.config.batch):
             place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
             index = self.training[place]
             good_image = unmark(self.images[index])
@@ -174,20 +175,20 @@ class Trainer(trainer.Trainer[Batch]):
             defect_outputs=defect_outputs,
         )
 
-    def _draw_window(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
+    def _draw_window(self, wanted_cells: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
         """Return the first cell (row, column) of a random window.
 
         Args:
-            valid_mask: Cells `[h, w]` bool of which the window must hold one; None: any window.
+            wanted_cells: Cells `[h, w]` bool of which the window must hold one; None: any window.
             rng: Random numbers.
         """
         height, width = self.window
         grid_height, grid_width = self.model.grid
         ys = _window_starts(grid_height, height)
         xs = _window_starts(grid_width, width)
-        if valid_mask is None:
+        if wanted_cells is None:
             return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
-        starts = [(y, x) for y in ys for x in xs if valid_mask[y : y + height, x : x + width].any()]
+        starts = [(y, x) for y in ys for x in xs if wanted_cells[y : y + height, x : x + width].any()]
         return starts[int(rng.integers(len(starts)))]
 
     def _cut_windows(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:

@@ -125,7 +125,8 @@ class NaturalPictures:
         """
         for _ in range(self.TRIES):  # a file may be damaged after its header: then another is tried
             with suppress(InputError):
-                return self._draw_part(self.paths[int(rng.integers(len(self.paths)))], size, rng)
+                path = self.paths[int(rng.integers(len(self.paths)))]
+                return self._draw_part(path, size, rng)
         raise InputError("many pictures of setting natural cannot be read: name another folder")
 
     def _draw_part(self, path: Path, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
@@ -144,7 +145,7 @@ class NaturalPictures:
             image = image.convert("L").convert("RGB")
         y = int(rng.integers(full_side - height + 1))
         x = int(rng.integers(full_side - width + 1))
-        # the part's box in the unscaled picture: the rest is not scaled
+        # the part's box in the unscaled picture, because only the part is scaled
         x_scale = image.width / full_side
         y_scale = image.height / full_side
         box = (x * x_scale, y * y_scale, (x + width) * x_scale, (y + height) * y_scale)
@@ -161,8 +162,8 @@ class GeneratedPictures:
         first = generated_texture(size, rng)
         second = generated_texture(size, rng)
         cells = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
-        patches = fractal_noise(size, cells, rng, octaves=2) > rng.uniform(-0.2, 0.3)
-        return np.where(patches[..., None], first, second)
+        is_in_patch = fractal_noise(size, cells, rng, octaves=2) > rng.uniform(-0.2, 0.3)
+        return np.where(is_in_patch[..., None], first, second)
 
 
 # ---------------------------------------------------------------------------------------------- augmentation

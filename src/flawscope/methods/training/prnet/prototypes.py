@@ -149,14 +149,15 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
         row_points = held_points[row_block]
         rows = slice(row_block * BLOCK, row_block * BLOCK + len(row_points))
         columns = slice(column_block * BLOCK, column_block * BLOCK + len(column_points))
-        total = torch.zeros(len(row_points), len(column_points), dtype=torch.float64)
+        block_products = torch.zeros(len(row_points), len(column_points), dtype=torch.float64)
         for start in range(0, column_points.shape[1], SLICE):
             terms = slice(start, start + SLICE)
-            total += (row_points[:, terms] @ column_points[:, terms].T).double().cpu()
+            block_products += (row_points[:, terms] @ column_points[:, terms].T).double().cpu()
         if row_block == column_block:
-            total = (total + total.T) / 2  # rounding may make the two triangles differ
-        products[rows, columns] = total
-        products[columns, rows] = total.T
+            # rounding may make the two triangles differ
+            block_products = (block_products + block_products.T) / 2
+        products[rows, columns] = block_products
+        products[columns, rows] = block_products.T
 
     held_count = max(1, MAX_HELD_BYTES // (4 * origin.numel()) // BLOCK)  # number of blocks in memory
     with workers(origin.device) as map_blocks:
@@ -189,21 +190,22 @@ def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generat
         Numbers of the chosen points.
     """
     squares = products.diagonal()
-    trials = 2 + int(math.log(count))
+    candidate_count = 2 + int(math.log(count))
 
-    def distances(points: Tensor) -> Tensor:
+    def squared_distances(points: Tensor) -> Tensor:
         return (squares + squares[points, None] - 2 * products[points]).clamp(min=0)
 
     picks = [int(generator.integers(len(squares)))]
-    nearest = distances(torch.tensor(picks))[0]
+    nearest_squared = squared_distances(torch.tensor(picks))[0]
     while len(picks) < count:
-        cumulated = nearest.cumsum(0)
-        thresholds = torch.from_numpy(generator.random(trials)) * cumulated[-1]
-        candidates = torch.searchsorted(cumulated, thresholds, right=True).clamp(max=len(squares) - 1)
-        remaining = torch.minimum(nearest, distances(candidates))  # [trials, n]
-        best = int(remaining.sum(1).argmin())
+        # a uniform random number falls on a point with a probability proportional to its squared distance
+        cumulated = nearest_squared.cumsum(0)
+        random_sums = torch.from_numpy(generator.random(candidate_count)) * cumulated[-1]
+        candidates = torch.searchsorted(cumulated, random_sums, right=True).clamp(max=len(squares) - 1)
+        remaining_squared = torch.minimum(nearest_squared, squared_distances(candidates))  # [candidates, n]
+        best = int(remaining_squared.sum(1).argmin())
         picks.append(int(candidates[best]))
-        nearest = remaining[best]
+        nearest_squared = remaining_squared[best]
     return picks
 
 
