@@ -296,8 +296,8 @@ class _Distances:
                 block_points, pair_picks = pairs
                 self._update_pairs(picks, rows.start + block_points, pair_picks)
                 return
-        relative = self.features[rows] - self.origin
-        products = torch.addmm(picks.norms, relative, picks.minus_doubled)  # |y|² - 2xy
+        # |y|² - 2xy
+        products = torch.addmm(picks.norms, self.features[rows] - self.origin, picks.minus_doubled)
         squared = self.squared[rows]
         if self.others is None or self.nearest_pick is None or self.groups is None:
             torch.minimum(squared, products.amin(1) + self.norms[rows], out=squared)

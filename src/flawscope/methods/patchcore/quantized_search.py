@@ -167,8 +167,7 @@ class ByteScreen(nn.Module):
         squares = F.pad(squares, (0, padding_count), value=max_square)
         digits = torch.stack(split_digits(squares, count=self.digits, max_digit=ELEMENT_MAX), 1)
         digits = F.pad(digits, (0, len(self.tail) - self.digits - 1))
-        padded_integers = F.pad(-integers, (0, 0, 0, padding_count))
-        rows = torch.cat([padded_integers, digits], 1).to(torch.int8)
+        rows = torch.cat([F.pad(-integers, (0, 0, 0, padding_count)), digits], 1).to(torch.int8)
         groups = rows.view(-1, BLOCK // GROUP_SIZE, GROUP_SIZE, rows.shape[1])
         return groups.permute(0, 3, 2, 1).flatten(2)  # in the order that `group_minima` wants
 
