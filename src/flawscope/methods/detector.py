@@ -31,7 +31,7 @@ R = TypeVar("R")
 W = TypeVar("W")
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
 LoadPicture = Callable[[int], Tensor | None]
-# An operator of torch, and the function that builds it of ONNX operators
+# An operator of torch, or the function that writes it in ONNX operators
 Operator = Callable[..., object]
 # Takes the features of picture i, and its pixels that count ([H, W] bool; None: the region of interest)
 StoreFeatures = Callable[[int, Tensor, Tensor | None], None]
@@ -66,8 +66,8 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.size = config.network_size
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
-        replaces_hidden = config.hidden and config.tile is None
-        nearest = nearest_pixels(self.roi) if replaces_hidden else None
+        needs_nearest = config.hidden and config.tile is None
+        nearest = nearest_pixels(self.roi) if needs_nearest else None
         self.register_buffer("nearest", nearest, persistent=False)
 
     @property
@@ -122,8 +122,8 @@ class Detector(nn.Module, ABC):
         """Return images `[B, 3, H, W]` for the networks, without the negative marks of `Preprocess`.
 
         Padding gets the values of the picture's edge. With the setting `hidden`, pixels outside the region of
-        interest are replaced, since they would change results inside: by the nearest pixel inside or, in
-        tiles, by grey.
+        interest are replaced by the nearest pixel inside or, in tiles, by grey: they would change results
+        inside.
         """
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, HIDDEN_GREY, images)
@@ -161,7 +161,7 @@ class Detector(nn.Module, ABC):
         return {}
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Return `[B]` bool: whether a picture's score rests on a tie that rounding alone decides.
+        """Return `[B]` bool: whether a picture's score rests on a tie that only rounding decides.
 
         Args:
             features: Features of pictures from `embed`.
@@ -239,7 +239,7 @@ def nearest_pixels(region: Tensor) -> Tensor:
 
 
 def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
-    """Return values in which those that do not count become the lowest value that counts in their picture.
+    """Replace values that do not count by the lowest value of their picture that counts.
 
     A picture without a value that counts gets 0 everywhere.
 
@@ -249,8 +249,8 @@ def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
     """
     axis_count = values.ndim - 1  # without the batch
     lowest = torch.where(counted, values, torch.inf).amin([*range(1, values.ndim)], keepdim=True)
-    ones = [1] * axis_count  # to broadcast one number a picture
-    has_counted = counted.flatten(-axis_count).any(-1).view(-1, *ones)
+    has_counted = counted.flatten(-axis_count).any(-1)  # `[B]` or `[1]`
+    has_counted = has_counted.view(-1, *[1] * axis_count)  # to broadcast one value a picture
     return torch.where(counted, values, torch.where(has_counted, lowest, 0.0))
 
 
@@ -323,7 +323,7 @@ def check_region_visible(image: Tensor | None, region: Tensor) -> Tensor | None:
         region: The region of interest, `[H, W]` bool.
 
     Raises:
-        InputError: The region of interest lies in the picture's padding alone.
+        InputError: The region of interest lies entirely in the picture's padding.
     """
     if image is not None and not (region & (image[0] >= 0)).any():
         raise InputError("the region of interest lies in the padding of a good picture: give another --roi")
@@ -399,6 +399,9 @@ def process_blocks(
     done_count = 0
     lock = Lock()
 
+    def load_block(block: Sequence[T]) -> list[R]:
+        return [load(item) for item in block]
+
     def run(k: int, loaded: list[R]) -> None:
         nonlocal next_block, done_count
         result = work(blocks[k], loaded)
@@ -413,12 +416,12 @@ def process_blocks(
 
     if device.type == "cpu":
         with workers(device) as map_blocks:
-            map_blocks(lambda k: run(k, [load(item) for item in blocks[k]]), range(len(blocks)))
+            map_blocks(lambda k: run(k, load_block(blocks[k])), range(len(blocks)))
         return
     with torch.inference_mode(), ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
-        jobs = [pool.submit(list, map(load, block)) for block in blocks[:PREFETCH]]
+        jobs = [pool.submit(load_block, block) for block in blocks[:PREFETCH]]
         for k in range(len(blocks)):
             loaded = jobs.pop(0).result()
             if k + PREFETCH < len(blocks):
-                jobs.append(pool.submit(list, map(load, blocks[k + PREFETCH])))
+                jobs.append(pool.submit(load_block, blocks[k + PREFETCH]))
             run(k, loaded)

@@ -32,7 +32,7 @@ class FeatureMemory:
 
     @contextmanager
     def used_for(self, name: str) -> Iterator[None]:
-        """Let fits in this context use the features that are kept under a name, and keep theirs under it."""
+        """Let fits in this context use the features kept under a name, and keep their own under this name."""
         self._name = name
         token = _current.set(self)
         try:

@@ -59,8 +59,8 @@ class GoodPictures:
             if image is not None:
                 packed = pack_image(image)
                 self._hashes[index] = hashlib.sha256(packed.numpy().tobytes()).digest()
-                # A picture stays if all pictures up to it would fit: the choice does not depend on the order
-                # in which threads read them
+                # A picture stays in memory if all pictures up to it would fit. Thus the choice does not
+                # depend on the order in which threads read them
                 if (index + 1) * packed.nbytes <= self.max_bytes:
                     self.packed_images[index] = packed
             advance()
@@ -71,7 +71,7 @@ class GoodPictures:
         return self.numbers
 
     def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
-        """Let `[]` give the pictures to learn from alone, and refuse all others from now on.
+        """Let `[]` give only the pictures to learn from, and refuse all others from now on.
 
         Args:
             learnt: Numbers of the pictures to learn from.
@@ -157,13 +157,13 @@ class HeldOut:
             numbers: Numbers of the pictures; None: all pictures, in rising order.
         """
         numbers = self.numbers if numbers is None else numbers
-        values: dict[int, Values] = {}
+        values_by_number: dict[int, Values] = {}
 
-        def store_values(index: int, features: Tensor, inside: Tensor | None) -> None:
-            values[index] = measure_picture(model, features, inside)
+        def store_values(number: int, features: Tensor, inside: Tensor | None) -> None:
+            values_by_number[number] = measure_picture(model, features, inside)
 
         self.embed(model, numbers, store_values)
-        return [values[i] for i in numbers]
+        return [values_by_number[number] for number in numbers]
 
     def scored(self, model: Detector) -> dict[int, Values]:
         """Return the values of all pictures held out, by their numbers, to calibrate a method."""

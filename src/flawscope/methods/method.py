@@ -42,11 +42,11 @@ class Method:
     Attributes:
         name: Name on the command line (`--method`) and in model files.
         config: Its settings, a frozen dataclass; importing it loads no torch.
-        create: Builds an untrained detector of settings and `roi`, `[H, W]` bool at the network's size or
-            None; returns it with the origin of its pretrained weights. Make this and all other functions by
-            `deferred`, which loads nothing when a method is declared.
-        rebuild: Builds the detector that a model file describes, of its settings and its tensors; raises
-            InputError where they do not fit each other.
+        create: Builds an untrained detector from settings and `roi`, which is `[H, W]` bool at the network's
+            size, or None; returns it with the origin of its pretrained weights. Make this and all other
+            functions by `deferred`, which loads nothing when a method is declared.
+        rebuild: Builds the detector of a model file from the file's settings and tensors; raises InputError
+            where they do not fit each other.
         fit: Fits a detector in place and calibrates it.
         presets: Named sets of settings. `default` must be among them.
         holds_out: Whether it holds some good pictures out for calibration (`Task.divide`), first of all those
@@ -92,7 +92,7 @@ class Method:
         return build_config(self.config, self.config.complete(settings))
 
     def run_fit(self, model: Detector, task: Task) -> Fitted:
-        """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
+        """Fit `model`. A method that holds pictures out gets pictures only from `Task.divide`."""
         return self.fit(model, task.without_load() if self.holds_out else task)
 
     def parse_stored(self, values: Mapping[str, object]) -> PictureSettings:

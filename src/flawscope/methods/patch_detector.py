@@ -42,8 +42,8 @@ class PatchEmbedding(nn.Module):
 
         Args:
             shapes: (C, H, W) of the map of each layer.
-            neighbourhood: p.
-            dimensions: D of the patches; None: the sum of the layers' channels.
+            neighbourhood: Side p of the neighbourhood of a patch, in cells.
+            dimensions: Number of dimensions of a patch; None: the sum of the layers' channels.
         """
         super().__init__()
         self.shapes = shapes
@@ -127,7 +127,8 @@ class PatchBranch(nn.Module):
             backbone: The backbone that `spec` names.
             spec: Size and stages of the branch.
             roi: Region of interest, `[H, W]` bool at the size of the images.
-            dimensions: D of the patches; None: the sum of the stages' channels (`PatchEmbedding`).
+            dimensions: Number of dimensions of a patch; None: the sum of the stages' channels
+                (`PatchEmbedding`).
         """
         super().__init__()
         size = spec.size
@@ -323,7 +324,8 @@ class PatchDetector(Detector):
         """Build a detector, not fitted, with pretrained backbones.
 
         Returns:
-            The detector, and the name, origin and licence of the weights; of two backbones, joined by " + ".
+            The detector, and the name, origin and licence of the weights; two backbones' texts are joined by
+            " + ".
         """
         backbones = []
         origins = []
@@ -338,6 +340,7 @@ class PatchDetector(Detector):
     @classmethod
     def create_like(cls, config: PatchSettings, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Self:
         """Build a detector, not fitted, with the backbones of a fitted model of the same settings."""
+        # there may be fewer backbones than prefixes
         first, *further = [
             stored_backbone(name, stages, size, tensors, prefix)
             for (name, stages, size, _), prefix in zip(cls._backbones_of(config), PREFIXES, strict=False)
@@ -349,6 +352,7 @@ class PatchDetector(Detector):
         """Build the detector of a model file; raise InputError where settings and tensors do not fit."""
         settings = cls.METHOD.parse_stored(config)
         roi = stored_region(settings, tensors)
+        # there may be fewer backbones than prefixes
         first, *further = [
             empty_backbone(name, stages, size, tensors, prefix)
             for (name, stages, size, _), prefix in zip(cls._backbones_of(settings), PREFIXES, strict=False)
@@ -364,11 +368,11 @@ class PatchDetector(Detector):
 def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[Tensor, int]]:
     """Return convolutions that do both poolings of the authors' pipeline (`PatchEmbedding`) at once.
 
-    The first pooling makes `dimensions` numbers of a layer's C p² numbers. The second stacks these numbers of
-    all layers, and pools the stack to `dimensions` outputs.
+    The first pooling reduces the C p² numbers of a layer to `dimensions` means. The second stacks the means
+    of all layers, and pools the stack to `dimensions` outputs.
 
     Args:
-        channels: C of each layer.
+        channels: Number C of channels of each layer.
         p: Side of the neighbourhood.
         dimensions: Number of outputs of each pooling.
 
@@ -390,14 +394,19 @@ def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[
                 # an input's share of a first mean, times that mean's share of a second mean
                 row[input_start:input_stop] += 1.0 / ((input_stop - input_start) * (stop - start))
         kernel = torch.stack([rows[output] for output in sorted(rows)])
-        kernels.append((kernel.view(-1, c, p, p).float(), min(rows)))
+        first_output = min(rows)
+        kernels.append((kernel.view(-1, c, p, p).float(), first_output))
     return kernels
 
 
 def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
     """Return the windows (start, stop) of adaptive average pooling from `length` inputs to `outputs`."""
-    # start is k * length / outputs rounded down, stop (k + 1) * length / outputs rounded up
-    return [(k * length // outputs, -(-(k + 1) * length // outputs)) for k in range(outputs)]
+    windows = []
+    for k in range(outputs):
+        start = k * length // outputs
+        stop = -(-(k + 1) * length // outputs)  # rounded up
+        windows.append((start, stop))
+    return windows
 
 
 def block_groups(kernel: Tensor, channels: int) -> int:
@@ -405,15 +414,15 @@ def block_groups(kernel: Tensor, channels: int) -> int:
 
     Args:
         kernel: The convolution `[n, C, p, p]`. If it is block-diagonal in n and C, each block can be a group.
-        channels: C.
+        channels: Number C of its input channels.
     """
-    outputs = len(kernel)
-    max_groups = math.gcd(outputs, channels)
+    output_count = len(kernel)
+    max_groups = math.gcd(output_count, channels)
     is_used = kernel.flatten(2).abs().sum(2) > 0  # [n, C]
     for groups in range(max_groups, 1, -1):
         if max_groups % groups != 0:
             continue
-        block = torch.ones(outputs // groups, channels // groups)
+        block = torch.ones(output_count // groups, channels // groups)
         is_in_block = torch.block_diag(*[block] * groups).bool()
         if not bool((is_used & ~is_in_block).any()):
             return groups

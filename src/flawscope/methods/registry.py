@@ -109,8 +109,10 @@ def take_choices(settings: Json) -> tuple[str | None, str, str | int]:
 
     Where one is missing or has no value, the default is returned: None, "default" and 0.
     """
-    method, preset, seen = (settings.pop(name, None) or None for name in ("method", "preset", "seen"))
-    return method, preset or "default", seen or 0
+    method_name = settings.pop("method", None) or None
+    preset = settings.pop("preset", None) or "default"
+    seen = settings.pop("seen", None) or 0
+    return method_name, preset, seen
 
 
 def configure(
@@ -131,7 +133,7 @@ def configure(
 
 
 def wants_accurate(name: str, count: int) -> bool:
-    """Whether the preset `accurate` is worth its time: good pictures are few, and the method has it.
+    """Whether the preset `accurate` is worth its time: the method has it, and good pictures are few.
 
     Args:
         name: Name of the method.

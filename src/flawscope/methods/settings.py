@@ -68,7 +68,7 @@ class PictureSettings:
     upright: bool = False  # parts are turned to lie at one angle: by an alignment that turns them
     hidden: bool = False  # networks do not see pixels outside: for a region of interest
 
-    PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
+    PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores only the name
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
@@ -84,7 +84,7 @@ class PictureSettings:
 
     @classmethod
     def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the values, with those settings added that follow from them and are not given."""
+        """Return the values, and further settings that follow from them and are not given."""
         return values
 
     def rules(self) -> Iterable[Rule]:
@@ -117,10 +117,12 @@ class PictureSettings:
 
     def _fits_network(self) -> bool:
         """Whether the network takes images of all sizes, and no scaled picture is too large."""
-        for side in (side for size in self.network_sizes for side in size):
+        network_sides = [side for size in self.network_sizes for side in size]
+        for side in network_sides:
             if side % self.MULTIPLE != 0 or not self.SMALLEST <= side <= MAX_SIDE:
                 return False
-        return max(side for size in self.sizes for side in size) <= MAX_SIDE
+        scaled_sides = [side for size in self.sizes for side in size]
+        return max(scaled_sides) <= MAX_SIDE
 
     def _describe_sizes(self) -> str:
         """Describe the sizes that the network takes."""
@@ -128,8 +130,9 @@ class PictureSettings:
         step = self.MULTIPLE
         if step == 1:
             return f"between {low} and {MAX_SIDE} pixels on both sides"
-        near = "x".join(str(max(1, round(side / step)) * step) for side in self.network_size)
-        return f"multiples of {step} between {low} and {MAX_SIDE}: {near} is near"
+        near_sides = [max(1, round(side / step)) * step for side in self.network_size]
+        near_size = "x".join(map(str, near_sides))
+        return f"multiples of {step} between {low} and {MAX_SIDE}: {near_size} is near"
 
     @property
     def overlap_share(self) -> float:
@@ -140,16 +143,16 @@ class PictureSettings:
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each size to which the picture is scaled, smallest first."""
         texts = self.size.split("+")
-        takes_one = self.SIZES == 1
-        form = "N or HxW" if takes_one else "N, HxW, or several joined by +"
-        if takes_one and len(texts) > 1:
-            raise InputError(f"setting size: {self.size!r} is not {form}")
+        has_one_size = self.SIZES == 1
+        expected_form = "N or HxW" if has_one_size else "N, HxW, or several joined by +"
+        if has_one_size and len(texts) > 1:
+            raise InputError(f"setting size: {self.size!r} is not {expected_form}")
         sizes: list[Size] = []
         for text in texts:
-            numbers = text.strip().lower().split("x")
-            if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
-                raise InputError(f"setting size: {self.size!r} is not {form}")
-            sizes.append((int(numbers[0]), int(numbers[-1])))  # N alone stands for NxN
+            sides = text.strip().lower().split("x")
+            if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
+                raise InputError(f"setting size: {self.size!r} is not {expected_form}")
+            sizes.append((int(sides[0]), int(sides[-1])))  # a single N stands for NxN
         return tuple(sorted(sizes))
 
     def in_form(self, pictures: Sequence[Size]) -> Self:
@@ -173,12 +176,13 @@ class PictureSettings:
             if "x" in text.lower():
                 formed_texts.append(text)
             else:
-                formed_texts.append(size_text(size_in_form(int(text), form, self.step, self.SMALLEST)))
+                size = size_in_form(int(text), form, self.step, self.SMALLEST)
+                formed_texts.append(size_text(size))
         return replace(self, size="+".join(formed_texts))
 
     @property
     def step(self) -> int:
-        """Number of pixels of which chosen sides are multiples."""
+        """Number of pixels; the sides that this class chooses are multiples of it."""
         return max(STEP, self.MULTIPLE)
 
     @property
@@ -267,7 +271,7 @@ class PatchSettings(PictureSettings):
 
     @property
     def step(self) -> int:
-        """Number of pixels of which chosen sides are multiples: a transformer's patch."""
+        """Number of pixels; the sides that this class chooses are multiples of it: a transformer's patch."""
         return self.patch or super().step
 
     @property

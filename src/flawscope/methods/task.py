@@ -170,6 +170,7 @@ class Task:
         Raises:
             InputError: There are too few pictures, or a picture's padding covers the region of interest.
         """
+        # a method that holds pictures out must not call `load`: its task has a stand-in with the real `load`
         load_picture = self.load.load if isinstance(self.load, _RefusedLoad) else self.load
         region = model.roi.cpu()
 
@@ -178,10 +179,10 @@ class Task:
             return check_region_visible(image, region) if model.config.pads else image
 
         images = GoodPictures(load_checked, self.count, room)
-        usable = self.settle(images.read(self.step))
-        parts = hold_out(
-            usable,
-            [self.groups[i] for i in usable],
+        usable_numbers = self.settle(images.read(self.step))
+        held_out_parts = hold_out(
+            usable_numbers,
+            [self.groups[i] for i in usable_numbers],
             share=share,
             rate=self.rate,
             seed=model.config.seed,
@@ -189,9 +190,10 @@ class Task:
             reserved=self.reserved,
             more=more,
         )
-        held_out = {i for part in parts for i in part}
-        load_held_out = images.set_apart([i for i in usable if i not in held_out])
-        return images, HeldOut(parts, self.step, load_held_out)
+        held_out_numbers = {i for part in held_out_parts for i in part}
+        learnt_numbers = [i for i in usable_numbers if i not in held_out_numbers]
+        load_held_out = images.set_apart(learnt_numbers)
+        return images, HeldOut(held_out_parts, self.step, load_held_out)
 
     def pluralize(self, count: int, what: str = "") -> str:
         """Return a count as text, such as "3 good pictures", or "3 good views" where the task has views.
@@ -258,7 +260,7 @@ class Fitted:
 class LeaveOut:
     """Scorer of images that leaves their group out, as if it had not been learnt from.
 
-    This scorer uses the model file alone (`Detector.left_out`). A fit that can leave groups out more exactly
+    This scorer uses only the model file (`Detector.left_out`). A fit that can leave groups out more exactly
     has a subclass, whose objects are used during the fit.
 
     Attributes:
@@ -277,11 +279,11 @@ class LeaveOut:
     @classmethod
     def of_fit(cls, model: Detector, fitted: Fitted, task: Task) -> Self:
         """Build the scorer that leaves out the groups of a fit's task."""
-        learnt = {task.groups[number] for number in fitted.used} | task.known_groups
-        return cls(model, learnt, {**model.state_dict(), **fitted.extra})
+        learnt_groups = {task.groups[number] for number in fitted.used} | task.known_groups
+        return cls(model, learnt_groups, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
-        """Return upper bounds of the score and the map that `score` returns, by the model file alone.
+        """Return upper bounds of the score and the map that `score` returns, from the model file only.
 
         The arguments, and the meaning of None, are those of `score`.
         """
@@ -313,11 +315,11 @@ class LeaveOut:
         bound_score, bound_map = bound
         batch_inside = None if inside is None else inside[None]
         plain_score, plain_map = self.model.score(features[None], batch_inside)
-        score = torch.maximum(bound_score - score_excess, torch.minimum(bound_score, plain_score))
+        lowest_score = torch.minimum(bound_score, plain_score)
+        score = torch.maximum(bound_score - score_excess, lowest_score)
         bound_maximum = bound_map.amax()
-        map_maximum = torch.maximum(
-            bound_maximum - map_excess, torch.minimum(bound_maximum, plain_map.amax())
-        )
+        lowest_maximum = torch.minimum(bound_maximum, plain_map.amax())
+        map_maximum = torch.maximum(bound_maximum - map_excess, lowest_maximum)
         return score, bound_map.clamp(max=map_maximum)
 
     def embed(self, images: Tensor) -> Tensor:

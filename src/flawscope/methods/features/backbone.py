@@ -36,8 +36,8 @@ def import_timm() -> ModuleType:
     """Import timm, also where torchvision's compiled operators do not fit the installed torch.
 
     A CPU build of torch beside torchvision's default build is common on machines without a GPU. Importing
-    torchvision then fails because two operators of its extension are unknown. timm needs nothing of
-    torchvision but transforms of pictures: it is enough to declare the two operators, which nobody calls.
+    torchvision then fails because two operators of its extension are unknown. timm only needs torchvision's
+    transforms of pictures: it is enough to declare the two operators, which nobody calls.
     """
     if "timm" not in sys.modules:
         try:
@@ -45,7 +45,8 @@ def import_timm() -> ModuleType:
         except RuntimeError as error:
             if "torchvision::" not in str(error):
                 raise
-            for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            torchvision_names = [name for name in sys.modules if name.split(".")[0] == "torchvision"]
+            for name in torchvision_names:
                 del sys.modules[name]  # so that the import below tries again
             _declare_torchvision_operators()
     return importlib.import_module("timm")
@@ -247,6 +248,7 @@ def empty_backbone(
         raise InputError(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
+    # without vectors, as in `_network_element_count`
     element_count = sum(
         tensor.numel() for key, tensor in tensors.items() if key.startswith(prefix) and tensor.ndim > 1
     )
@@ -382,7 +384,7 @@ def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Modu
     """Build timm's network with weights that timm has cached or downloads.
 
     Raises:
-        InputError: The download fails, or as `_create`.
+        InputError: The download fails, or the network cannot be built (`_create`).
     """
     try:
         return _create(name, stages, size, pretrained=True)
@@ -396,7 +398,7 @@ def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Modu
 
 @contextmanager
 def _quiet_logger(name: str) -> Iterator[None]:
-    """Let a logger report errors alone within this context."""
+    """Let a logger report only errors within this context."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -462,9 +464,9 @@ def _rename_by_order(
 def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
     """Fold every batch normalisation that directly follows a convolution into the convolution.
 
-    This is exact in real arithmetic, and halves the time of EfficientNet-Lite on a CPU. A forward pass shows
-    the order of the layers, so that it works for any architecture. A convolution whose output is also read
-    elsewhere (the shortcuts of pre-activation networks) keeps its normalisation.
+    This is exact in real arithmetic, and halves the time of EfficientNet-Lite on a CPU. It works for any
+    architecture, because a forward pass shows the order of the layers. A convolution whose output is also
+    read elsewhere (the shortcuts of pre-activation networks) keeps its normalisation.
 
     Args:
         network: The network, which is changed.

@@ -71,6 +71,7 @@ class Transformer(nn.Module):
                 f"pixels: give --size {nearest_size[0]}x{nearest_size[1]}"
             )
         for axis, cells, trained_cells in zip(("rows", "columns"), grid, embed.grid_size, strict=True):
+            # the resize is linear: applied to the identity, it gives its matrix
             identity = torch.eye(trained_cells)[None, None]
             target = (cells, trained_cells)
             matrix = F.interpolate(identity, size=target, mode="bicubic", antialias=True)[0, 0]
@@ -83,7 +84,8 @@ class Transformer(nn.Module):
         Args:
             images: Normalised images `[B, 3, H, W]` of a size for which `shapes_at` was called.
         """
-        # A shallow copy with its own position embeddings, because other threads may use other sizes meanwhile
+        # A shallow copy with its own position embeddings, because other threads may use other sizes
+        # meanwhile. As a parameter, `pos_embed` could not be replaced by a plain tensor
         vit = copy(self.model)
         vit._parameters = {name: tensor for name, tensor in vit._parameters.items() if name != "pos_embed"}
         vit.pos_embed = self._position_embeddings(*vit.patch_embed.dynamic_feat_size(images.shape[-2:]))
@@ -118,8 +120,8 @@ def is_transformer(network: nn.Module) -> bool:
 def read_graph(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a DINOv2 ViT from an ONNX graph, under timm's names.
 
-    torch exported the graph from Hugging Face's model. Matrices lost their names in the export, but the names
-    of the nodes that multiply by them say which matrix it is.
+    torch exported the graph from Hugging Face's model. A matrix lost its name in the export, but the name of
+    the node that multiplies by it says which matrix it is.
 
     Raises:
         InputError: `onnx` is not installed, or the file is no such graph.
@@ -151,7 +153,7 @@ class _Node(Protocol):
 def _name_tensors(
     nodes: Iterable[_Node], stored: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """Return Hugging Face's name -> tensor, and number of cells -> position embeddings of so many cells."""
+    """Return the tensors by Hugging Face's names, and the position embeddings by their number of cells."""
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in stored.items()}
     positions: dict[int, Tensor] = {}
     for node in nodes:

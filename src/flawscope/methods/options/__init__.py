@@ -1,7 +1,7 @@
 """Options of a fit. Command line, YAML files, updates, searches, station and docs read the same records.
 
 `record` has the type of a record. `arguments` has the options that are arguments of `fit`, `settings` the
-options that are settings of methods, `call` the options of the command line alone. `table` joins all options.
+options that are settings of methods, `call` the options of only the command line. `table` joins all options.
 `stored` has the functions that read options from a model, `conflicts` the rules for options that do not go
 together. The package imports neither torch nor numpy: help and the station's pages load it.
 """

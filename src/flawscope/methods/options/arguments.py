@@ -333,6 +333,7 @@ ARGUMENTS = (Reading, Seeing, Learning)
 
 def types_of(arguments: type[DataclassInstance]) -> dict[str, object]:
     """Return the types of arguments by their names."""
+    # names of types in the annotations, which the modules of the arguments import for type checkers only
     from flawscope.calibration.threshold import Rate
     from flawscope.pictures.channels import Channels
     from flawscope.pictures.decoding import SeenDefects

@@ -1,4 +1,4 @@
-"""Options of the command `flawscope fit` alone: neither arguments of `fit` nor settings of a method."""
+"""Options of only the command `flawscope fit`: neither arguments of `fit` nor settings of a method."""
 
 from __future__ import annotations
 

@@ -27,13 +27,15 @@ class Conflict(NamedTuple):
     second: str
     is_missing: bool
 
-    def describe(self, named: Callable[[str], str] | None = None) -> str:
+    def describe(self, name_of: Callable[[str], str] | None = None) -> str:
         """Describe the conflict in a line.
 
         Args:
-            named: Returns an option's name for the text; None: its name on the command line.
+            name_of: Returns an option's name for the text; None: the option has its name on the command line.
         """
-        first, second = map(named or flag_of, (self.first, self.second))
+        name_of = name_of or flag_of
+        first = name_of(self.first)
+        second = name_of(self.second)
         if self.is_missing:
             _, advice = _NEEDS[self.first]
             return f"{first} needs {second}: {advice}"

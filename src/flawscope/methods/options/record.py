@@ -20,7 +20,7 @@ VIEWS = "how parts lie, and how they are seen"
 PROMISE = "false-alarm rate and checks"
 METHOD = "method"
 RUNNING = "running"
-# Roles of an option: an argument of `fit`, a setting of methods, or an option of the command line alone
+# Roles of an option: an argument of `fit`, a setting of methods, or an option of only the command line
 ARGUMENT = "argument"
 SETTING = "setting"
 CALL = "call"
@@ -52,7 +52,7 @@ class FormField:
 
     Attributes:
         kind: Kind of the field. It is region, number, percent (of a share), choice or switch. For own, the
-            page has a special control; for text, the API alone has the field.
+            page has a special control; for text, only the API has the field.
         least: Smallest number, as it is typed.
         most: Largest number, as it is typed.
         above: Bound of a number in the API, which must be larger.
@@ -78,17 +78,17 @@ class FitOption:
         default: Default of the argument.
         meaning: Description in Python and in the docs.
         group: Group of the help.
-        role: Its role: an argument of `fit`, a setting of methods, or an option of the command line alone.
+        role: Its role: an argument of `fit`, a setting of methods, or an option of only the command line.
         file: Its place in a YAML file: in each category, above all categories, or none.
         value: Form of its value on the command line.
         metavar: Name of its value in the help.
         choices: Values on the command line.
         help: Its line in the help of the command line.
         shared: Ending of the name of the function in `cli.common` (`add_` and this word) that adds the option
-            to several commands; empty: `flawscope fit` alone has it.
+            to several commands; empty: only `flawscope fit` has it.
         exclusive: Name of a group of options of which only one can be given; empty: no such group.
         switched: The argument's value where the switch is given.
-        rare: Whether `--help-all` alone shows it.
+        rare: Whether only `--help-all` shows it.
         names_files: Whether its value names files that are read.
         computes: Whether the computed result depends on it.
         kept_by_update: Whether `--update` keeps the model's value, and refuses another.

@@ -21,7 +21,7 @@ def region(model: Artefact) -> RoiSource | None:
 
 
 def light(model: Artefact) -> Rate | None:
-    """Return the range of light in which a model keeps its rate; None: in the light of the fit alone."""
+    """Return the range of light in which a model keeps its rate; None: only in the light of the fit."""
     normalization = model.manifest.preprocess.normalization
     return None if normalization is None else normalization.share
 

@@ -37,24 +37,24 @@ MIN_SECOND_BANK = 4000  # smallest bank of a second backbone
 # -------------------------------------------------------------------------------------------------- coresets
 
 
-def bank_size(config: Config, branch: int, patches: int) -> int:
+def bank_size(config: Config, v: int, patch_count: int) -> int:
     """Return the number of elements to select from a branch's patches.
 
     Args:
         config: Settings of the model.
-        branch: Number of the branch.
-        patches: Number of its patches.
+        v: Number of the branch, from 0.
+        patch_count: How many patches the branch has.
     """
-    spec = config.branch_specs[branch]
+    spec = config.branch_specs[v]
     if config.count is not None:
         size = config.count
     elif spec.second:
-        size = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
+        size = max(round(config.fine_ratio * patch_count), MIN_SECOND_BANK)
     elif spec.size == config.network_sizes[0]:  # the smallest size
-        size = round(config.ratio * patches)
+        size = round(config.ratio * patch_count)
     else:
-        size = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
-    return max(1, min(size, config.cap, patches))
+        size = max(round(config.fine_ratio * patch_count), MIN_FINE_BANK)
+    return max(1, min(size, config.cap, patch_count))
 
 
 def select_banks(job: FitJob, patches: Patches) -> list[SelectedBank]:
@@ -78,8 +78,8 @@ def select_bank(
         v: Number of the branch.
         points: Absolute features `[N, D]`.
         groups: Group of each point, `[N]`.
-        patches: Number of the branch's patches, of which the points may be a selection. The size of the bank
-            follows from it.
+        patches: Number of all patches of the branch, which decides the size of the bank. The points may be a
+            selection of these patches.
         stage: Name of the stage in the progress.
     """
     branch = job.branches[v]
@@ -141,7 +141,7 @@ class MemoryPlan:
         line = f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {plan}"
         if self.peak > self.free:
             return f"{line}; that may not fit: close other programs"
-        return Detail(line)  # printed with --verbose alone
+        return Detail(line)  # only printed with --verbose
 
 
 def predict_peak(model: Model, task: Task) -> int:
@@ -166,14 +166,14 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     device = model.roi.device
     is_on_cpu = device.type == "cpu"
     free = _free_bytes(device)
-    patches = [int(branch.inside.sum()) for branch in model.branches]
-    per_picture = _picture_bytes(model, patches)
-    features = count * per_picture
+    patch_counts = [int(branch.inside.sum()) for branch in model.branches]
+    per_picture = _picture_bytes(model, patch_counts)  # bytes
+    feature_bytes = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MAX_FEATURE_BYTES, 0.5 * free)
-    kept = min(_calibrated_count(config, task), int(KEPT_SHARE * budget / per_picture))
+    kept_count = min(_calibrated_count(config, task), int(KEPT_SHARE * budget / per_picture))
     shards = 1
-    if features > budget:
-        shards = math.ceil(features / max(budget - kept * per_picture, 1))
+    if feature_bytes > budget:
+        shards = math.ceil(feature_bytes / max(budget - kept_count * per_picture, 1))
     if config.shards is not None:
         shards = config.shards
         if shards > count:
@@ -186,59 +186,61 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
     peak = psutil.Process().memory_info().rss if is_on_cpu else 0
-    peak += features // shards
-    peak += _working_bytes(model, task, patches, count, shards)
+    peak += feature_bytes // shards
+    peak += _working_bytes(model, task, patch_counts, count, shards)
     if shards > 1:
-        peak += kept * per_picture
+        peak += kept_count * per_picture
     if is_on_cpu:  # the process may have had a higher peak before the fit, in a comparison of many pictures
         peak = max(peak, peak_memory())
-    return MemoryPlan(shards, peak=int(peak), features=features, free=int(free), kept=kept)
+    return MemoryPlan(shards, peak=int(peak), features=feature_bytes, free=int(free), kept=kept_count)
 
 
-def _picture_bytes(model: Model, patches: Sequence[int]) -> int:
+def _picture_bytes(model: Model, patch_counts: Sequence[int]) -> int:
     """Return the bytes that a picture takes while banks are selected.
 
     Args:
         model: The model that is fitted.
-        patches: Number of a picture's patches in each branch.
+        patch_counts: Number of a picture's patches in each branch.
     """
-    branches = zip(patches, model.branches, strict=True)
+    branches = zip(patch_counts, model.branches, strict=True)
     feature_bytes = 4 * sum(count * branch.embedding.width for count, branch in branches)
     # Bytes of a patch: three distances or norms (4 each), its group (8), its nearest element (4), its place
     # in the element's cell (8), and its next elements (4 each)
     patch_bytes = 4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS
-    picture_bytes = feature_bytes + sum(patches) * patch_bytes
+    picture_bytes = feature_bytes + sum(patch_counts) * patch_bytes
     if model.config.pads:
         # masks of the patches and of the pixels, and a copy of the features without padding
-        picture_bytes += sum(patches) + model.roi.numel() + feature_bytes
+        picture_bytes += sum(patch_counts) + model.roi.numel() + feature_bytes
     return picture_bytes
 
 
-def _working_bytes(model: Model, task: Task, patches: Sequence[int], count: int, shards: int) -> int:
+def _working_bytes(model: Model, task: Task, patch_counts: Sequence[int], count: int, shards: int) -> int:
     """Return the bytes that the steps of a fit take in addition to the pictures' features.
 
     Args:
         model: The model that is fitted.
         task: The task of the fit.
-        patches: Number of a picture's patches in each branch.
+        patch_counts: Number of a picture's patches in each branch.
         count: Number of pictures, with their copies.
         shards: Number of shards.
     """
     is_on_cpu = model.roi.device.type == "cpu"
     threads = torch.get_num_threads() if is_on_cpu else 1
     width = model.width
-    bank_sizes = [bank_size(model.config, v, n * count) for v, n in enumerate(patches)]
+    bank_sizes = [
+        bank_size(model.config, v, patch_count * count) for v, patch_count in enumerate(patch_counts)
+    ]
     bank_bytes = sum(bank_sizes) * width * 4
     # on a CPU, each thread decodes: the decoded picture, its upright copy and the input of the resize
     decoding = 3 * task.decoded_bytes if is_on_cpu else 0
     batch = BATCH if is_on_cpu else GPU_BATCH
     embedding = threads * (batch * _activation_bytes(model) + decoding) + KERNEL_BYTES
-    # products of a block with a batch of picks, and the block itself
+    # products of a block with a batch of picks, and the block twice
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
     if is_on_cpu and quantized_search.is_faster():
         # rounded features of one branch and one shard at a time
         shard_pictures = -(-count // shards)  # rounded up
-        selecting += max(patches) * shard_pictures * (quantized_search.row_bytes(width) + 4)
+        selecting += max(patch_counts) * shard_pictures * (quantized_search.row_bytes(width) + 4)
     # for each thread a block of BLOCK / 4 rows of `neighbour_table` against the bank, 4 bytes a number; and
     # four copies of the banks
     installing = threads * BLOCK // 4 * max(bank_sizes) * 4 + 4 * bank_bytes

@@ -79,10 +79,10 @@ def select(
 ) -> Coreset:
     """Select points by the greedy k-center rule: each pick is the point farthest from all earlier picks.
 
-    Of points at the same distance the one with the lowest index is picked, and no point twice. The result is
-    identical to the plain loop's where fp32 is exact (integer features whose squared norms stay below 2**24).
-    Elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al.
-    (CVPR 2022), Algorithm 1; Gonzalez 1985 for the greedy rule.
+    No point is picked twice. Of points at the same distance, the one with the lowest index is picked. The
+    result is identical to the plain loop's where fp32 is exact (integer features whose squared norms stay
+    below 2**24). Elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source:
+    Roth et al. (CVPR 2022), Algorithm 1; Gonzalez 1985 for the greedy rule.
 
     Args:
         features: Points `[N, D]` float32, on any device.
@@ -92,7 +92,7 @@ def select(
             distance to the picks of other groups and the nearest pick are computed, too, at almost no cost.
         start: Points that are in the selection already, `[M, D]` float32 (a bank that is extended).
         start_groups: Groups of `start`, `[M]` integer; None: these points belong to no group of `groups`.
-        until: Covering radius at which to stop: no point is farther from the selection.
+        until: Covering radius at which to stop: as soon as no point is farther from the selection.
         progress: Called with the number of picks and `count`.
 
     Raises:
@@ -131,10 +131,11 @@ def select(
             pick_count += len(picks)
             if progress:
                 progress(pick_count, count)
-        leave_out = None if distances.others is None else distances.others.clamp_(min=0).sqrt_()
+        other_distances = None if distances.others is None else distances.others.clamp_(min=0).sqrt_()
         no_picks = torch.zeros(0, dtype=torch.long, device=device)
         indices = torch.cat(batches) if batches else no_picks
-        return Coreset(indices, distances.squared.clamp_(min=0).sqrt_(), leave_out, distances.nearest_pick)
+        pick_distances = distances.squared.clamp_(min=0).sqrt_()
+        return Coreset(indices, pick_distances, leave_out=other_distances, nearest=distances.nearest_pick)
 
 
 def _check_picks(total: int, count: int, first: int, *, min_count: int) -> None:
@@ -172,14 +173,14 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
         present = start if len(start) else None
         return rows[select(points, len(rows), start=present, until=radius).indices]
     # The arrays share memory with the tensors. Steps in numpy have less overhead, which is most of the time
-    to_pick = torch.empty_like(squared)
-    to_pick_array = to_pick.numpy()
+    pick_squared = torch.empty_like(squared)  # squared distances to the last pick
+    pick_array = pick_squared.numpy()
     squared_array = squared.numpy()
     picks = list[int]()
     pick = int(squared_array.argmax())
     while squared_array[pick] > radius * radius:
-        torch.addmv(norms, points, points[pick], alpha=-2, out=to_pick).add_(norms[pick])
-        np.minimum(squared_array, to_pick_array, out=squared_array)
+        torch.addmv(norms, points, points[pick], alpha=-2, out=pick_squared).add_(norms[pick])
+        np.minimum(squared_array, pick_array, out=squared_array)
         squared_array[pick] = PICKED
         picks.append(pick)
         pick = int(squared_array.argmax())
@@ -192,7 +193,7 @@ class _PickBatch:
 
     Attributes:
         norms: Squared lengths of the picks, `[K]`.
-        doubled: The picks times -2, `[D, K]`.
+        minus_doubled: The picks times -2, `[D, K]`.
         numbers: Numbers of the picks in the selection, `[K]`.
         columns: Slice of the picks of each group, by the group; empty: the picks belong to no group.
         groups: Groups of the picks, `[K]`; None: they belong to no group.
@@ -200,7 +201,7 @@ class _PickBatch:
     """
 
     norms: Tensor
-    doubled: Tensor
+    minus_doubled: Tensor
     numbers: Tensor
     columns: dict[int, slice]
     groups: Tensor | None
@@ -223,15 +224,16 @@ class _Distances:
     """
 
     def __init__(self, features: Tensor, groups: Tensor | None, map_blocks: MapBlocks):
-        total = len(features)
+        point_count = len(features)
         self.features = features
         self.map_blocks = map_blocks
         # Squared distances are |x|² + |y|² - 2xy. Relative to one of the points the norms are no larger than
         # the distances themselves, and integers stay integers.
         self.origin = features[0].clone()
-        self.rows = [slice(start, min(start + ROWS, total)) for start in range(0, total, ROWS)]
-        self.squared = torch.full((total,), float("inf"), device=features.device)
-        self.norms = torch.empty(total, device=features.device)
+        starts = range(0, point_count, ROWS)
+        self.rows = [slice(start, min(start + ROWS, point_count)) for start in starts]
+        self.squared = torch.full((point_count,), float("inf"), device=features.device)
+        self.norms = torch.empty(point_count, device=features.device)
         self.others: Tensor | None = None
         self.nearest_pick: Tensor | None = None
         self.pick_count = 0
@@ -239,11 +241,11 @@ class _Distances:
         self.groups = groups
         if groups is not None:
             self.others = self.squared.clone()
-            self.nearest_pick = torch.zeros(total, dtype=torch.int32, device=features.device)
+            self.nearest_pick = torch.zeros(point_count, dtype=torch.int32, device=features.device)
             self.runs = [_equal_runs(groups[rows]) for rows in self.rows]
         self.map_blocks(self._compute_norms, range(len(self.rows)))
         self.bound: ByteBound | None = None
-        is_large = total >= quantized_search.MIN_POINTS
+        is_large = point_count >= quantized_search.MIN_POINTS
         is_on_cpu = features.device.type == "cpu"
         # With a single group the bound excludes no pair: all points are infinitely far from other groups
         can_exclude = groups is None or bool((groups != groups[0]).any())
@@ -276,7 +278,7 @@ class _Distances:
                 bound = self.bound.for_picks(batch)
             picks = _PickBatch(
                 norms=(relative * relative).sum(1),
-                doubled=(relative * -2.0).T,
+                minus_doubled=(relative * -2.0).T,
                 numbers=numbers[k : k + BATCH],
                 columns=columns,
                 groups=pick_groups,
@@ -294,7 +296,8 @@ class _Distances:
                 block_points, pair_picks = pairs
                 self._update_pairs(picks, rows.start + block_points, pair_picks)
                 return
-        products = torch.addmm(picks.norms, self.features[rows] - self.origin, picks.doubled)  # |y|² - 2xy
+        # |y|² - 2xy
+        products = torch.addmm(picks.norms, self.features[rows] - self.origin, picks.minus_doubled)
         squared = self.squared[rows]
         if self.others is None or self.nearest_pick is None or self.groups is None:
             torch.minimum(squared, products.amin(1) + self.norms[rows], out=squared)
@@ -309,18 +312,18 @@ class _Distances:
                 values: |y|² - 2xy of the points and the picks.
                 numbers: Numbers of the picks in the selection.
             """
-            to_picks = values.amin(1) + self.norms[rows][points]
-            nearer = (to_picks < squared[points]).nonzero().flatten()
+            pick_squared = values.amin(1) + self.norms[rows][points]
+            nearer = (pick_squared < squared[points]).nonzero().flatten()
             # Numbers of picks are found for these few points: for all points it would take as long as the
             # products. `nearest_pick[points]` is a view: the assignment changes `self.nearest_pick`
             if len(nearer):
                 nearest_pick[points][nearer] = numbers[values[nearer].argmin(1)]
-                torch.minimum(squared[points], to_picks, out=squared[points])
-            return to_picks
+                torch.minimum(squared[points], pick_squared, out=squared[points])
+            return pick_squared
 
-        # First the picks of each point's own group, which become infinitely far, then the other picks
+        # First the picks of each point's own group, whose products become infinite, then the other picks
         all_points = slice(0, len(squared))
-        own_runs = [
+        own_runs = [  # for each group, its points of the block, and the columns of its picks
             (slice(start, stop), picks.columns[group])
             for group, start, stop in self.runs[b]
             if group in picks.columns
@@ -345,7 +348,7 @@ class _Distances:
             pair_picks: Number of each pair's pick in the batch, `[L]`.
         """
         relative = self.features.index_select(0, points) - self.origin
-        pair_squared = (relative * picks.doubled.T.index_select(0, pair_picks)).sum(1)
+        pair_squared = (relative * picks.minus_doubled.T.index_select(0, pair_picks)).sum(1)
         pair_squared = pair_squared + picks.norms[pair_picks]
         pair_squared += self.norms[points]
         if self.others is None or self.nearest_pick is None or self.groups is None:
@@ -353,6 +356,7 @@ class _Distances:
             return
         old_squared = self.squared[points]
         self.squared.scatter_reduce_(0, points, pair_squared, "amin")
+        # of the pairs of one point, the nearest, if it is nearer than all earlier picks
         is_nearest = (pair_squared < old_squared) & (pair_squared == self.squared[points])
         self.nearest_pick[points[is_nearest]] = picks.numbers[pair_picks[is_nearest]]
         if picks.groups is not None:
@@ -391,16 +395,16 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
         # All are equal: the pool gets the lowest indices, and wins ties: a point of the pool is picked before
         # a point outside with the same distance
         pool = (squared == highest[0]).nonzero().flatten()[:POOL_SIZE]
-        outside = highest[0]
+        outside_squared = highest[0]
         wins_ties = True
     else:
         pool = pool.sort().values  # argmax then finds the lowest index of equal distances
-        outside = highest[-1]  # squared distances outside the pool are at most this
+        outside_squared = highest[-1]  # squared distances outside the pool are at most this
         wins_ties = len(pool) == len(squared)
     pool_squared = squared[pool]
     points = features[pool] - distances.origin
     norms = (points * points).sum(1)
-    doubled = points * -2.0
+    minus_doubled = points * -2.0
     batches: list[Tensor] = [pool[:0]]  # an empty batch, so that `torch.cat` has one
     pick_count = 0
     max_count = min(max_count, len(pool))
@@ -413,7 +417,7 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
                 pool = pool[candidates]
                 pool_squared = pool_squared[candidates]
                 norms = norms[candidates]
-                doubled = doubled[candidates]
+                minus_doubled = minus_doubled[candidates]
         steps = min(STRIDE, max_count - pick_count)
         picks = torch.empty(steps, dtype=torch.long, device=features.device)
         pick_squared = torch.empty(steps, dtype=pool_squared.dtype, device=features.device)
@@ -422,13 +426,14 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
             picks[i] = index
             pick_squared[i] = value
             pick = index.view(1)  # for index_select: a plain subscript would bring the index to the host
-            # |x|² + |y|² - 2xy
-            to_pick = torch.addmv(norms, doubled, doubled.index_select(0, pick)[0], alpha=-0.5)
-            to_pick += norms.index_select(0, pick)
-            pool_squared = torch.minimum(pool_squared, to_pick).index_fill_(0, pick, PICKED)
+            # |x|² + |y|² - 2xy, where -2xy is -0.5 (-2x) (-2y)
+            minus_doubled_pick = minus_doubled.index_select(0, pick)[0]
+            new_squared = torch.addmv(norms, minus_doubled, minus_doubled_pick, alpha=-0.5)
+            new_squared += norms.index_select(0, pick)
+            pool_squared = torch.minimum(pool_squared, new_squared).index_fill_(0, pick, PICKED)
         # A pick is valid while it is farther than all points outside the pool. Distances of picks fall, so
         # that the valid ones come first
-        is_valid = pick_squared >= outside if wins_ties else pick_squared > outside
+        is_valid = pick_squared >= outside_squared if wins_ties else pick_squared > outside_squared
         if until > 0:
             is_valid &= pick_squared > until
         valid_count = int(is_valid.sum())

@@ -116,8 +116,8 @@ def _require_pictures(pictures: Sequence[int]) -> None:
 def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     """Draw the pictures to calibrate on.
 
-    The pictures of a part are drawn together, because they are judged together. If the task gives
-    `calibration_pictures`, the caller calibrates again, and pictures are drawn one by one.
+    The pictures of a part are drawn together, because they are judged together. They are drawn one by one if
+    the task gives `calibration_pictures`: then the caller calibrates again.
 
     Args:
         job: The fit, whose seed decides.
@@ -137,8 +137,8 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     usable_units = np.unique(used_units)
     if len(usable_units) <= limit:
         return [*range(len(used))]
-    # First draw from the units of all pictures: a streamed fit keeps their features before it knows which
-    # pictures can be used
+    # First draw from the units of all pictures, usable or not: a streamed fit must choose the pictures whose
+    # features it keeps before it knows which can be used
     rng = np.random.default_rng(job.config.seed)
     all_units = np.unique(unit_of_picture)
     first_units = np.intersect1d(rng.choice(all_units, limit, replace=False), usable_units)
@@ -165,6 +165,7 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
     strengths = good.strengths
     picture_of = job.task.views.picture_of
     if picture_of:
+        # the row of a view's picture in the new `strengths`
         _, picture_rows = np.unique([picture_of[number] for number in numbers], return_inverse=True)
         strengths = np.full((picture_rows.max() + 1, strengths.shape[1]), -np.inf)
         np.maximum.at(strengths, picture_rows, good.strengths)
@@ -180,8 +181,8 @@ def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> di
 def _make_result(
     job: FitJob,
     good: GoodValues,
-    pictures: list[int],
-    used: list[int],
+    calibrated_numbers: list[int],
+    used_numbers: list[int],
     selections: Sequence[SelectedBank],
 ) -> Fitted:
     """Make the result of a fit.
@@ -189,11 +190,11 @@ def _make_result(
     Args:
         job: The fit.
         good: Leave-one-out values of the pictures for calibration.
-        pictures: Numbers of the pictures for calibration.
-        used: Numbers of the pictures learnt from.
+        calibrated_numbers: Numbers of the pictures for calibration.
+        used_numbers: Numbers of the pictures learnt from.
         selections: The selected bank of each branch.
     """
-    limit = _suspicion_limit(job, good, pictures)
+    limit = _suspicion_limit(job, good, calibrated_numbers)
     facts = {
         "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
@@ -203,12 +204,19 @@ def _make_result(
     old_excess = {
         name: torch.from_numpy(old_tensors[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old_tensors
     }
-    extra |= measured_excess(good, [job.task.groups[i] for i in pictures], old_excess)
-    cells = {number: job.cells[number] for number in used if number in job.cells}
-    is_picture_a_group = len({job.task.groups[i] for i in used}) == len(used)
-    how = "leave-one-picture-out" if is_picture_a_group else "leave-one-group-out"
-    values = dict(zip(pictures, good.values, strict=True))
-    fitted = Fitted(scored=values, used=used, how=how, cells=cells, extra=extra, facts=facts)
+    calibrated_groups = [job.task.groups[number] for number in calibrated_numbers]
+    extra |= measured_excess(good, calibrated_groups, old_excess)
+    cells = {number: job.cells[number] for number in used_numbers if number in job.cells}
+    group_count = len({job.task.groups[number] for number in used_numbers})
+    is_picture_a_group = group_count == len(used_numbers)
+    fitted = Fitted(
+        scored=dict(zip(calibrated_numbers, good.values, strict=True)),
+        used=used_numbers,
+        how="leave-one-picture-out" if is_picture_a_group else "leave-one-group-out",
+        cells=cells,
+        extra=extra,
+        facts=facts,
+    )
     leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
     leave_out.selections = selections
     fitted.leave_out = leave_out
@@ -252,11 +260,11 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         selections = select_banks(job, patches)
         job.record_time("coreset")
         is_single_part = job.existing_banks is None and len(patches.groups.unique()) == 1
-        good, calibrated = _calibrate(job, patches, selections, is_single_part)
+        good, calibrated_numbers = _calibrate(job, patches, selections, is_single_part)
         job.record_time("calibration")
         if round_number > ROUNDS or job.task.calibration_pictures is not None:
             break
-        suspects = _find_all_suspects(job, good, calibrated, patches, selections)
+        suspects = _find_all_suspects(job, good, calibrated_numbers, patches, selections)
         all_suspects |= suspects
         if not job.task.drop_suspects or not suspects:
             break
@@ -269,7 +277,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         if other_count > 0:
             counts += f" and {job.task.pluralize(other_count, 'other')} of their parts"
         job.task.say(f"round {round_number}: left out {counts}; selecting again")
-    fitted = _make_result(job, good, calibrated, patches.pictures, selections)
+    fitted = _make_result(job, good, calibrated_numbers, patches.pictures, selections)
     radii = [selection.result.radius for selection in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if is_single_part:
@@ -283,7 +291,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
 def _find_all_suspects(
     job: FitJob,
     good: GoodValues,
-    calibrated: Sequence[int],
+    calibrated_numbers: Sequence[int],
     patches: Patches,
     selections: list[SelectedBank],
 ) -> dict[int, float]:
@@ -292,14 +300,14 @@ def _find_all_suspects(
     Args:
         job: The fit.
         good: Leave-one-out values of the pictures for calibration.
-        calibrated: Numbers of the pictures for calibration.
+        calibrated_numbers: Numbers of the pictures for calibration.
         patches: Patches of all pictures.
         selections: The selected bank of each branch.
     """
-    suspects = _find_suspects(job, good, calibrated)
-    calibrated_set = {*calibrated}
-    other_rows = [i for i, picture in enumerate(patches.pictures) if picture not in calibrated_set]
-    limit = _suspicion_limit(job, good, calibrated)
+    suspects = _find_suspects(job, good, calibrated_numbers)
+    calibrated_set = {*calibrated_numbers}
+    other_rows = [i for i, number in enumerate(patches.pictures) if number not in calibrated_set]
+    limit = _suspicion_limit(job, good, calibrated_numbers)
     suspects |= scores_above(limit, job.model, patches, selections, other_rows)
     return dict(sorted(suspects.items(), key=lambda item: -item[1]))
 
@@ -330,8 +338,9 @@ def _calibrate(
     """
     if is_single_part:
         return calibrate_one_part(job, patches, selections), patches.pictures
-    chosen = _draw_calibration(job, patches.pictures)
-    return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
+    chosen_rows = _draw_calibration(job, patches.pictures)
+    good = leave_one_out(job, patches, selections, chosen_rows)
+    return good, [patches.pictures[row] for row in chosen_rows]
 
 
 # -------------------------------------------------------------------------------------------------- streamed
@@ -346,14 +355,14 @@ def _fit_streamed(job: FitJob, plan: MemoryPlan) -> Fitted:
     """
     # `_draw_calibration` returns indices in the range of all pictures, which are the pictures' numbers
     drawn = {*_draw_calibration(job, range(job.task.count))[: plan.kept]}
-    all_shards = (_select_shard(job, plan.shards, shard, drawn) for shard in range(plan.shards))
+    all_shards = (_select_shard(job, plan.shards, shard=k, drawn=drawn) for k in range(plan.shards))
     shards = [shard for shard in all_shards if shard is not None]
     used = [picture for shard in shards for picture in shard.pictures]
     _require_pictures(used)
     job.record_time("features")
     selections = []
     radii = []
-    patch_counts = [sum(shard.patches[v] for shard in shards) for v in range(len(job.branches))]
+    patch_counts = [sum(shard.patch_counts[v] for shard in shards) for v in range(len(job.branches))]
     for v, patch_count in enumerate(patch_counts):
         chosen = [shard.chosen[v] for shard in shards]
         union = torch.cat([elements for elements, _ in chosen])
@@ -362,15 +371,17 @@ def _fit_streamed(job: FitJob, plan: MemoryPlan) -> Fitted:
         selections.append(selection)
         radii.append(max(shard.radii[v] for shard in shards) + selection.result.radius)
     job.record_time("coreset")
-    calibrated, good = _calibrate_streamed(job, used, selections, [shard.kept for shard in shards])
+    calibrated_numbers, good = _calibrate_streamed(job, used, selections, [shard.kept for shard in shards])
     job.record_time("calibration")
     radius_texts = ", ".join(f"{radius:.4g}" for radius in radii)
     job.task.say(Detail(f"covering radius at most {radius_texts} ({pluralize(plan.shards, 'shard')})"))
-    fitted = _make_result(job, good, calibrated, used, selections)
+    fitted = _make_result(job, good, calibrated_numbers, used, selections)
     fitted.facts |= {"patches": sum(patch_counts), "covering_radius": radii}
-    fitted.suspects = _find_suspects(job, good, calibrated)
-    if len(calibrated) < len(used):
-        fitted.notes.append(f"{len(calibrated)} of {len(used)} pictures were looked at for suspicious ones")
+    fitted.suspects = _find_suspects(job, good, calibrated_numbers)
+    if len(calibrated_numbers) < len(used):
+        fitted.notes.append(
+            f"{len(calibrated_numbers)} of {len(used)} pictures were looked at for suspicious ones"
+        )
     return fitted
 
 
@@ -383,31 +394,31 @@ class _ShardCoresets:
         kept: All patches of the shard's pictures that were drawn for calibration.
         chosen: For each branch, the elements `[M, D]` of its coreset, and their groups `[M]`.
         radii: Covering radius of each branch.
-        patches: Number of patches of each branch from which the elements were selected.
+        patch_counts: Number of patches of each branch from which the elements were selected.
     """
 
     pictures: list[int]
     kept: Patches
     chosen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     radii: list[float] = field(default_factory=list)
-    patches: list[int] = field(default_factory=list)
+    patch_counts: list[int] = field(default_factory=list)
 
 
-def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -> _ShardCoresets | None:
+def _select_shard(job: FitJob, shard_count: int, shard: int, drawn: Container[int]) -> _ShardCoresets | None:
     """Select the coresets of a shard, and keep the patches of the pictures for calibration.
 
     Args:
         job: The fit.
-        shards: Number of equal shards of the pictures.
-        shard: Number of this shard.
+        shard_count: Into how many equal shards the pictures are split.
+        shard: Number of this shard, from 0.
         drawn: Numbers of the pictures for calibration.
 
     Returns:
         The coresets; None where no picture of the shard is used.
     """
     count = job.task.count
-    indices = range(shard * count // shards, (shard + 1) * count // shards)
-    patches = collect_patches(job, indices, f"features {shard + 1}/{shards}")
+    indices = range(shard * count // shard_count, (shard + 1) * count // shard_count)
+    patches = collect_patches(job, indices, f"features {shard + 1}/{shard_count}")
     if not patches.pictures:
         return None
     # `pictures` has no copies, whose rows follow those of the pictures
@@ -417,15 +428,16 @@ def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -
     for v, branch in enumerate(job.branches):
         points, groups = patches.points(v)
         final_size = bank_size(job.config, v, image_count * patches.features[v].shape[1])
-        share = -(-2 * final_size // shards)  # rounded up: the union of all shards has twice the final size
+        # a shard's share, rounded up: the union of all shards has twice the final size
+        shard_size = -(-2 * final_size // shard_count)
         result = coreset.select(
             points,
-            count=min(final_size, len(points), share),
-            progress=job.progress(f"{job.stage_name('coreset', branch)} {shard + 1}/{shards}"),
+            count=min(final_size, len(points), shard_size),
+            progress=job.progress(f"{job.stage_name('coreset', branch)} {shard + 1}/{shard_count}"),
         )
         coresets.chosen.append((points[result.indices], groups[result.indices]))
         coresets.radii.append(result.radius)
-        coresets.patches.append(len(points))
+        coresets.patch_counts.append(len(points))
         del points, groups, result
     del patches
     gc.collect()
@@ -447,26 +459,27 @@ def _calibrate_streamed(
     Returns:
         Numbers of the drawn pictures, and their values. Pictures that can no longer be read are left out.
     """
-    left_out: dict[int, LeftOutPicture] = {}  # by number of the picture
+    picture_by_number: dict[int, LeftOutPicture] = {}
     unknown_distances = [None] * len(selections)
     advance = ProgressCounter(job.task.step, "leave-one-out", sum(len(patches.numbers) for patches in kept))
 
     def leave_out(patches: Patches, i: int) -> None:
-        picture = patches.numbers[i]
-        left_out[picture] = left_out_picture(job.model, patches, i, selections, unknown_distances)
+        number = patches.numbers[i]
+        picture_by_number[number] = left_out_picture(job.model, patches, i, selections, unknown_distances)
         advance()
 
     with workers(job.device) as map_rows:
         for patches in kept:
             map_rows(partial(leave_out, patches), range(len(patches.numbers)))
     drawn = [used[i] for i in _draw_calibration(job, used)]
-    unread = [picture for picture in drawn if picture not in left_out]
+    unread = [number for number in drawn if number not in picture_by_number]
     group_by_picture = dict(zip(unread, job.groups_of(unread).tolist(), strict=True))
 
-    def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-        left_out[index] = score_left_out(job.model, selections, features, group_by_picture[index], inside)
+    def store(number: int, features: Tensor, inside: Tensor | None) -> None:
+        group = group_by_picture[number]
+        picture_by_number[number] = score_left_out(job.model, selections, features, group, inside)
 
     if unread:
         embed_pictures(job.model, job.task.load, unread, store, job.task.step, stage="calibration")
-    readable = [picture for picture in drawn if picture in left_out]
-    return readable, calibrate(job, [left_out[picture] for picture in readable])
+    readable = [number for number in drawn if number in picture_by_number]
+    return readable, calibrate(job, [picture_by_number[number] for number in readable])

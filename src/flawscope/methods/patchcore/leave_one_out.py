@@ -1,4 +1,4 @@
-"""Leave-one-out: each good picture against the memory banks as if its group had never been there."""
+"""Leave-one-out: each good picture against the memory banks that its group had no part in."""
 
 from __future__ import annotations
 
@@ -60,32 +60,38 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
     return score_excess, map_excess
 
 
-def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def measured_excess(
+    good: GoodValues, groups: Sequence[int], old_tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return the tensors for `left_out_excess`: means over the pictures of each group.
 
     Args:
         good: Leave-one-out values of the pictures.
         groups: Groups of the pictures, `[N]`.
-        kept: Tensors of the model that is extended, whose other groups keep their values; empty: the model is
-            new.
+        old_tensors: Tensors of the model that is extended; groups without a picture in `good` keep their
+            values of it. Empty: the model is new.
     """
     excesses_by_group: dict[int, list[tuple[float, float]]] = {}
     for group, (score_bound, maximum_bound), values in zip(groups, good.bounds, good.values, strict=True):
         picture_excess = (score_bound - values.score, maximum_bound - values.maximum)
         excesses_by_group.setdefault(group, []).append(picture_excess)
     mean_by_group = {group: np.mean(excesses, axis=0) for group, excesses in excesses_by_group.items()}
-    if EXCESS in kept:
-        old_means = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
-        mean_by_group = {
-            group: mean for group, mean in old_means if group not in mean_by_group
-        } | mean_by_group
+    if EXCESS in old_tensors:
+        old_groups = old_tensors[EXCESS_GROUPS].tolist()
+        old_means = zip(old_groups, old_tensors[EXCESS].numpy(), strict=True)
+        other_means = {group: mean for group, mean in old_means if group not in mean_by_group}
+        mean_by_group = other_means | mean_by_group
     excess = np.array(list(mean_by_group.values()), np.float32).reshape(-1, 2)
-    numbers = torch.tensor(list(mean_by_group), dtype=torch.int32)
-    return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: numbers}
+    group_numbers = torch.tensor(list(mean_by_group), dtype=torch.int32)
+    return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: group_numbers}
 
 
 def left_out(
-    model: Model, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
+    model: Model,
+    features: Tensor,
+    group: int,
+    kept: Mapping[str, Tensor],
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Score a picture by the bank without its group's elements.
 
@@ -145,7 +151,7 @@ class LeftOutPicture:
             banks: Bank of each branch without the picture's group; they are changed.
             inside: The pixels `[H, W]` that count; None: the region of interest.
         """
-        bounds = [(bank.score(), bank.distances) for bank in banks]
+        bounds = [(bank.score(), bank.distances) for bank in banks]  # before `settle` changes the banks
         settle(banks, model.join)
         branches = [(bank.score(), bank.distances) for bank in banks]
         return cls(branches, inside=inside, bounds=bounds)
@@ -208,7 +214,7 @@ class GoodValues:
 def leave_one_out(
     job: FitJob, patches: Patches, selections: Sequence[SelectedBank], chosen: Sequence[int]
 ) -> GoodValues:
-    """Calibrate by pictures that are compared with the banks as if their group had never been there.
+    """Calibrate by pictures, each compared with the banks that would have been selected without its group.
 
     Args:
         job: The fit.
@@ -233,7 +239,7 @@ def leave_one_out(
     step = -(-len(chosen) // FIRST_PICTURES)  # rounded up
     for i in chosen[::step]:
         branches = [(distances.amax(), distances) for distances in distances_of(i)]
-        first_pictures.append(LeftOutPicture(branches, patches.pixel_mask(i)))
+        first_pictures.append(LeftOutPicture(branches, inside=patches.pixel_mask(i)))
     with workers(job.device) as map_rows:
         set_scales(job, first_pictures)
         return calibrate(job, map_rows(leave_out, chosen))
@@ -242,7 +248,7 @@ def leave_one_out(
 def scores_above(
     limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
 ) -> dict[int, float]:
-    """Return the scores of left-out pictures that are above a limit, by the pictures' numbers.
+    """Return number -> score of the left-out pictures whose scores are above a limit.
 
     If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
     the present banks. This score is hardly ever too low: if it is not above the limit, the exact score is not
@@ -264,7 +270,7 @@ def scores_above(
         ]
         if model.score_is_map_maximum:
             branches = [(distances.amax(), distances) for distances in picture_distances]
-            bound, _ = LeftOutPicture(branches, patches.pixel_mask(i)).combine(model)
+            bound, _ = LeftOutPicture(branches, inside=patches.pixel_mask(i)).combine(model)
             if float(bound) <= limit:
                 return float(bound)
         picture = left_out_picture(model, patches, i, selections, picture_distances)
@@ -290,7 +296,7 @@ def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) ->
 def bank_without(
     patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
 ) -> BankWithout:
-    """Return branch v's bank as if picture i's group had never been there.
+    """Return branch v's bank as it would have been selected without picture i's group.
 
     Args:
         patches: Patches of the pictures.
@@ -306,7 +312,7 @@ def bank_without(
 
 
 def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBank) -> Tensor:
-    """Return the distances `[P]` of picture i to branch v's bank, as if its group had never been there.
+    """Return the distances `[P]` of picture i to branch v's bank, as selected without the picture's group.
 
     Args:
         patches: Patches of the pictures.
@@ -326,7 +332,7 @@ def left_out_picture(
     selections: Sequence[SelectedBank],
     distances: Sequence[Tensor | None],
 ) -> LeftOutPicture:
-    """Compare picture i with the banks as if its group had never been there.
+    """Compare picture i with the banks that would have been selected without its group.
 
     Args:
         model: The model.
@@ -345,13 +351,13 @@ def left_out_picture(
 def score_left_out(
     model: Model, selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
 ) -> LeftOutPicture:
-    """Compare a picture with the banks as if its group had never been there.
+    """Compare a picture with the banks that would have been selected without its group.
 
     Args:
         model: The model.
         selections: The selected bank of each branch.
         features: Absolute features of all branches' patches, `[P, D]`.
-        group: The group.
+        group: Number of the picture's group.
         inside: The pixels that count, `[H, W]` bool; None: the region of interest.
     """
     features_by_branch = features.split([selection.branch.inside.numel() for selection in selections])
@@ -392,15 +398,17 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
         values = pick_pixels(branch_map, region).cpu()
         maximum = float(branch_map.where(region, 0.0).max())
         strength = maximum if is_map_score else float(score)
-        return float(values.double().mean()), values[::SAMPLED].clone().numpy(), maximum, strength
+        mean = float(values.double().mean())
+        sample = values[::SAMPLED].clone().numpy()
+        return mean, sample, maximum, strength
 
-    sets_scales = len(model.normal) > 1 and job.existing_banks is None
+    must_set_scales = len(model.normal) > 1 and job.existing_banks is None
     with workers(job.device) as map_pictures:
         for v in range(len(model.normal)):
             measurements = map_pictures(partial(measure, v), pictures)
             means, samples, maxima, strengths = zip(*measurements, strict=True)
             branch_strengths.append(strengths)
-            if not sets_scales:
+            if not must_set_scales:
                 continue
             mean = float(np.mean(means))
             if model.branches[v].second:
@@ -410,9 +418,9 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
             score_mean, score_spread = mean, spread
             if not is_map_score and len(strengths) > 1:  # the score of one picture has no spread
                 score_mean, score_spread = float(np.mean(strengths)), float(np.std(strengths))
-            model.normal[v] = torch.tensor(
-                [mean, _positive_spread(mean, spread), score_mean, _positive_spread(score_mean, score_spread)]
-            )
+            map_divisor = _positive_spread(mean, spread)
+            score_divisor = _positive_spread(score_mean, score_spread)
+            model.normal[v] = torch.tensor([mean, map_divisor, score_mean, score_divisor])
     return np.array(branch_strengths).T
 
 
@@ -441,7 +449,7 @@ def calibrate(job: FitJob, pictures: Sequence[LeftOutPicture]) -> GoodValues:
     strengths = set_scales(job, pictures)
 
     def measure(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
-        """Return values of a picture, and its score and map's maximum by `left_out`."""
+        """Return the values of a picture, and `left_out`'s bounds of its score and of its map's maximum."""
         score, maps = picture.combine(model)
         pixels = pick_pixels(maps[0], model.region(picture.inside))
         values = Values(float(score), float(maps.max()), float(pixels.median()))
@@ -470,21 +478,19 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     # columns of `Model.normal`: mean and spread of map values, or of scores
     columns = slice(0, 2) if model.score_is_map_maximum else slice(2, 4)
     scales = model.normal[:, columns].double().cpu()
-    return float(
-        model.fuse([(fence - mean) / spread for fence, (mean, spread) in zip(fences, scales, strict=True)])
-    )
+    scaled_fences = [(fence - mean) / spread for fence, (mean, spread) in zip(fences, scales, strict=True)]
+    return float(model.fuse(scaled_fences))
 
 
 # ------------------------------------------------------------------------------------------- one part alone
 
 
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
-    """Calibrate where all pictures show a single part: each picture is left out of the banks by itself.
+    """Calibrate where all pictures show a single part: each picture is left out of the banks as a group.
 
-    If all elements of a bank are from one picture, this picture is compared with its own elements, except
-    those near to the compared patch. Its distances are then at least those to the entire bank.
+    If all elements of a bank are from one picture, this picture's patches are compared with its own elements,
+    except those near to the compared patch. The distances are then at least those to the entire bank.
     """
-    # each picture is a group
     patches = replace(patches, groups=torch.tensor(patches.numbers, device=patches.groups.device))
     banks = []
     for v, selection in enumerate(selections):
@@ -506,17 +512,17 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
             return distances_in_branch(patches, i, v, bank)
         region = bank.branch.inside.bool()
         own_elements = patches.place(v, i, bank.result.indices)
-        elsewhere = distances_elsewhere(patches.features[v][i], own_elements, bank.branch.grid, region)
+        own_distances = distances_elsewhere(patches.features[v][i], own_elements, bank.branch.grid, region)
         bank_distances = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
         valid_mask = valid_mask_of(bank.branch, patches.pixel_mask(i))
-        return torch.maximum(elsewhere, bank_distances) * valid_mask
+        return torch.maximum(own_distances, bank_distances) * valid_mask
 
     def leave_out(i: int) -> LeftOutPicture:
         branches = []
         for v, bank in enumerate(banks):
             distances = distances_in_bank(i, v, bank)
             branches.append((job.model.picture_score.of_distances(distances), distances))
-        return LeftOutPicture(branches, patches.pixel_mask(i))
+        return LeftOutPicture(branches, inside=patches.pixel_mask(i))
 
     with workers(job.device) as map_rows:
         return calibrate(job, map_rows(leave_out, range(len(patches.pictures))))
@@ -525,8 +531,8 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
 def distances_elsewhere(features: Tensor, chosen: Tensor, grid: tuple[int, int], region: Tensor) -> Tensor:
     """Return each patch's distance `[P]` to the nearest element from elsewhere in the same picture.
 
-    Elements in the patch's surroundings do not count. The distance is 0 for a patch outside the region, or
-    without an element elsewhere.
+    Elements in the patch's surroundings do not count. The distance is 0 for a patch outside the region, and
+    for a patch if all elements are in its surroundings.
 
     Args:
         features: Features of the patches in the region, `[K, D]`.

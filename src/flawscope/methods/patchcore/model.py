@@ -34,7 +34,7 @@ SIZES_POWER = 2.5  # for sizes: a region that one size shows is not blurred by t
 MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements to compare with a picture's patches in fp32, at most
 # Number of patches, and of bank elements, that are multiplied at once
 BLOCK = 1024  # 4 MiB of products, whose minimum is taken in the cache
-EXPORTED_BLOCK = 128  # bank elements alone: an exported graph multiplies all of its some thousand patches
+EXPORTED_BLOCK = 128  # bank elements; an exported graph multiplies them with all of its some thousand patches
 GPU_BLOCK = 8192  # 256 MiB of products: to start a product takes longer than a small product
 
 
@@ -104,12 +104,11 @@ class Model(PatchDetector):
         All branches of this size are resized to the finest of their grids, and joined.
         """
         pairs = zip(self.branches, self.parts(self.embed(images)), strict=True)
-        largest = [
-            (branch, patches) for branch, patches in pairs if branch.size == self.config.network_sizes[-1]
-        ]
-        grid = max((branch.grid for branch, _ in largest), key=math.prod)
+        largest_size = self.config.network_sizes[-1]
+        chosen_pairs = [(branch, patches) for branch, patches in pairs if branch.size == largest_size]
+        grid = max((branch.grid for branch, _ in chosen_pairs), key=math.prod)
         cells = []
-        for branch, patches in largest:
+        for branch, patches in chosen_pairs:
             differences = (patches - branch.nearest(patches)).transpose(1, 2).unflatten(2, branch.grid)
             if branch.grid != grid:
                 differences = F.interpolate(differences, grid, mode="bilinear")
@@ -164,12 +163,14 @@ class Model(PatchDetector):
         """Join the maps of all banks, which are on the same scale.
 
         The joined map is the root of the sum of the values' squares; negative values, which are below the
-        mean of good pictures, count as 0. The map of a second backbone is not in the sum, but amplifies it.
+        mean of good pictures, count as 0. The map of a second backbone is not in the sum: it amplifies the
+        joined map.
         """
-        first_maps = torch.stack(
+        first_backbone_maps = torch.stack(
             [bank_map for branch, bank_map in zip(self.branches, maps, strict=True) if not branch.second]
         )
-        return self.amplify(first_maps.clamp(min=0).square().sum(0).sqrt(), maps)
+        joined = first_backbone_maps.clamp(min=0).square().sum(0).sqrt()
+        return self.amplify(joined, maps)
 
     def amplify(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Multiply a joined map by √(1 + v²), where v is the map of a second backbone, if there is one.
@@ -188,8 +189,8 @@ class Model(PatchDetector):
     def sharpen(self, joined: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Sharpen joined maps `[B, H, W]`; their maxima do not change.
 
-        The stages of a size are joined before the sizes, by other powers than those of `fuse`. The map of a
-        second backbone amplifies the result.
+        The maps of one size are joined first, then the sizes. The powers of these sums are not those of
+        `fuse`. The map of a second backbone amplifies the result.
 
         Args:
             joined: The joined maps.
@@ -206,9 +207,8 @@ class Model(PatchDetector):
             for stage_maps in maps_by_size.values()
         ]
         sharp = self.amplify(power_sum(size_maps, SIZES_POWER), maps) * counted
-        joined_maximum, sharp_maximum = (
-            values.flatten(1).amax(1)[:, None, None] for values in (joined, sharp)
-        )
+        joined_maximum = joined.flatten(1).amax(1)[:, None, None]
+        sharp_maximum = sharp.flatten(1).amax(1)[:, None, None]
         tiny = torch.finfo(sharp_maximum.dtype).tiny  # no division by 0
         return sharp * (joined_maximum / sharp_maximum.clamp(min=tiny))
 
@@ -327,23 +327,23 @@ class BankBranch(PatchBranch):
     def for_export(self) -> None:
         """Build the screen with which an exported graph searches, if the bank is large enough for it."""
         is_large = len(self.bank) >= MIN_BANK
-        has_bounds = bool(self.norms.isfinite().all())
+        has_finite_norms = bool(self.norms.isfinite().all())
         # bytes of the elements that are compared with a picture's patches in fp32
         confirmed_bytes = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4
-        can_screen = is_large and has_bounds and confirmed_bytes <= MAX_CONFIRMED
+        can_screen = is_large and has_finite_norms and confirmed_bytes <= MAX_CONFIRMED
         self.screen = ByteScreen(self.bank) if can_screen else None
 
     # ---- patches to distances and scores
 
     def search(self, features: Tensor, valid_mask: Tensor, norms: Tensor | None = None) -> Tensor:
-        """Return each patch's distance `[B, P]` to its nearest bank element; 0 where it does not count.
+        """Return each patch's distance `[B, P]` to its nearest bank element; 0 if the patch does not count.
 
         Args:
             features: Patches `[B, P, D]`, relative to `centre`.
             valid_mask: Which patches count, 1 or 0, from the method `valid_mask`.
             norms: |m|² of the bank's elements, infinite for elements to be ignored; None: `self.norms`.
         """
-        batch, patches, width = features.shape
+        batch_size, patch_count, width = features.shape
         queries = features.reshape(-1, width)
         if self.screen is not None and norms is None and torch.compiler.is_exporting():
             smallest_terms = self.screen(queries, self.bank, self.norms, self.nearest_square)
@@ -351,7 +351,7 @@ class BankBranch(PatchBranch):
             smallest_terms = self.nearest_square(queries, norms)
         # |x - m|² = |x|² + (|m|² - 2xm)
         distances = (smallest_terms + (queries * queries).sum(1)).clamp(min=0).sqrt()
-        return distances.view(batch, patches) * valid_mask
+        return distances.view(batch_size, patch_count) * valid_mask
 
     def nearest_square(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
         """Return the smallest |m|² - 2xm of each query: the part of |x - m|² that depends on element m.

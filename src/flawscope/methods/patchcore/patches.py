@@ -134,7 +134,8 @@ class ExistingBank:
         for v, branch in enumerate(model.branches):
             groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(branch.bank.device)
             radius = float(old.manifest.facts["covering_radius"][v])
-            banks.append(cls(branch.bank + branch.centre, groups.long(), radius))
+            absolute_bank = branch.bank + branch.centre
+            banks.append(cls(absolute_bank, groups.long(), radius))
         return banks
 
 
@@ -185,8 +186,8 @@ class Patches:
         if self.valid_mask is not None:
             numbers_with_padding = self.valid_mask[v].flatten().nonzero().flatten()
             points = numbers_with_padding[points]
-        is_of_picture = points // patches_per_picture == i
-        return points[is_of_picture] % patches_per_picture
+        picture_rows = points // patches_per_picture
+        return points[picture_rows == i] % patches_per_picture
 
     def pixel_mask(self, i: int) -> Tensor | None:
         """Return the pixels `[H, W]` of a picture that count; None: those of the region of interest."""
@@ -233,7 +234,7 @@ class Patches:
         return self._map_tensors(move_to_front, rows)
 
     def _map_tensors(self, select: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
-        """Return the patches at `rows`, which `select` takes from a tensor `[N, ...]`."""
+        """Return the patches at `rows`; `select` takes these rows from a tensor `[N, ...]`."""
         features = [select(tensor) for tensor in self.features]
         valid_mask = None
         if self.valid_mask is not None:
@@ -296,7 +297,8 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     model = job.model
     task = job.task
     regions = [branch.inside.bool() for branch in job.branches]
-    # An image is a picture or its copy; its number is the picture's number plus `task.count` times the way
+    # An image is a picture or a copy of it in one of the ways of `ORIENTATIONS`, with 0 for the picture
+    # itself. The image's number is the picture's number plus `task.count` times the way
     image_numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
     rows = {number: row for row, number in enumerate(image_numbers)}
     count = len(image_numbers)
@@ -307,7 +309,8 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     valid_mask = [torch.empty(tensor.shape[:2], dtype=torch.bool, device=job.device) for tensor in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
-    cell_stride = -(-task.count // MAX_COMPARED)  # cells of every so many pictures: at most MAX_COMPARED
+    # cells are stored of every `cell_stride`-th picture: of at most MAX_COMPARED pictures
+    cell_stride = -(-task.count // MAX_COMPARED)  # rounded up
     stored_numbers: list[int] = []
 
     def load(number: int) -> Tensor | None:
@@ -401,8 +404,8 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
     """Choose the ways in which pictures are turned and mirrored for copies in the bank.
 
     The setting `augment` names them. With `auto`, a model that is extended keeps its ways; for a new model,
-    few pictures get all ways until `keep_helpful_copies` decides. Parts that are turned upright get none.
-    Only ways are possible that keep the sides' lengths and the region of interest.
+    few pictures get all ways until `keep_helpful_copies` decides. Parts that are turned upright get none. A
+    way is possible if it keeps the lengths of the sides, and the region of interest.
 
     Raises:
         InputError: The setting names ways, and none is possible.
@@ -415,7 +418,8 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
             wants_copies = job.task.count <= FEW_PICTURES
         else:
             wants_copies = old.manifest.facts.get("augment") == "all"
-        return possible_orientations("all" if wants_copies and not job.config.upright else "none", roi)
+        ways = "all" if wants_copies and not job.config.upright else "none"
+        return possible_orientations(ways, roi)
     orientations = possible_orientations(augment, roi)
     if not orientations and augment != "none":
         raise InputError(
@@ -438,7 +442,7 @@ def augment_name(job: FitJob) -> str:
 
 
 def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
-    """Return the patches, with the copies only if these bring left-out pictures nearer to the others.
+    """Return the patches, without the copies unless these bring left-out pictures nearer to the others.
 
     If all pictures show a single part, the copies stay. If the copies are dropped, `job.orientations` becomes
     empty, and the object `patches` must not be used afterwards (`Patches.keep_rows`).
@@ -450,14 +454,15 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
         gain = distance_gain(patches)
         if gain < MIN_GAIN:
             job.orientations = ()
-            return patches.keep_rows(range(len(patches.pictures)))
+            picture_count = len(patches.pictures)
+            return patches.keep_rows(range(picture_count))  # the copies' rows follow those of the pictures
         reason = f": left-out pictures are {gain:.0%} nearer"
     job.task.say(Detail(f"turned and mirrored copies are in the bank too{reason}"))
     return patches
 
 
 def distance_gain(patches: Patches) -> float:
-    """Return the mean share by which copies reduce the farthest patches' distances, at the smallest size.
+    """Return by which mean share copies reduce the distances of farthest patches, at the smallest size.
 
     The distances are those of a picture's farthest patches to the patches of other groups, first without
     copies, then with copies.
@@ -467,7 +472,10 @@ def distance_gain(patches: Patches) -> float:
     gains = []
 
     def counted_patches(i: int) -> Tensor:
-        return features[i] if patches.valid_mask is None else features[i][patches.valid_mask[0][i]]
+        if patches.valid_mask is None:
+            return features[i]
+        mask = patches.valid_mask[0][i]
+        return features[i][mask]
 
     def distances_to_rows(points: Tensor, rows: Iterable[int]) -> Tensor:
         row_distances = [
@@ -482,10 +490,12 @@ def distance_gain(patches: Patches) -> float:
             continue
         stride = 1 + (len(points) - 1) // COMPARED_PATCHES  # at most COMPARED_PATCHES points remain
         points = points[::stride]
-        to_originals = distances_to_rows(points, (row for row in other_rows if row < original_count))
-        farthest = to_originals.topk(min(FARTHEST_PATCHES, len(points))).indices
-        to_copies = distances_to_rows(points[farthest], (row for row in other_rows if row >= original_count))
-        with_copies = torch.minimum(to_originals[farthest], to_copies)
-        remaining_share = float(with_copies.sum()) / max(float(to_originals[farthest].sum()), 1e-12)
+        original_rows = [row for row in other_rows if row < original_count]
+        copy_rows = [row for row in other_rows if row >= original_count]
+        original_distances = distances_to_rows(points, original_rows)
+        farthest = original_distances.topk(min(FARTHEST_PATCHES, len(points))).indices
+        without_copies = original_distances[farthest]
+        with_copies = torch.minimum(without_copies, distances_to_rows(points[farthest], copy_rows))
+        remaining_share = float(with_copies.sum()) / max(float(without_copies.sum()), 1e-12)
         gains.append(1 - remaining_share)
     return sum(gains) / max(1, len(gains))

@@ -84,17 +84,18 @@ def split_digits(numbers: Tensor, count: int, max_digit: int) -> list[Tensor]:
 
     Args:
         numbers: The integers. If a number is too large for the digits, they stand for a smaller number.
-        count: Number of digits without the last. Each is -`max_digit` to `max_digit`; the last is 0 to
+        count: Number of digits without the last.
+        max_digit: Each of these digits is -`max_digit` to `max_digit`; the last digit is 0 to
             `QUERY_MAX` - 1.
-        max_digit: Largest digit.
     """
-    rest = torch.div(numbers, QUERY_MAX, rounding_mode="floor")
+    remaining_sum = torch.div(numbers, QUERY_MAX, rounding_mode="floor")
     digits = []
     for _ in range(count):
-        digit = rest.clamp(-max_digit, max_digit)
+        digit = remaining_sum.clamp(-max_digit, max_digit)
         digits.append(digit)
-        rest = rest - digit
-    return [*digits, numbers.remainder(QUERY_MAX)]
+        remaining_sum = remaining_sum - digit
+    last_digit = numbers.remainder(QUERY_MAX)
+    return [*digits, last_digit]
 
 
 class ByteScreen(nn.Module):
@@ -111,7 +112,7 @@ class ByteScreen(nn.Module):
     are compared in fp32. If the bound of the next group is not above the distance that they give, the query
     is unsure: it is compared with the entire bank.
 
-    The screen stores the rotation alone: an engine computes bytes and digits of the bank once, when it opens
+    The screen stores only the rotation: an engine computes bytes and digits of the bank once, when it opens
     the file.
 
     Attributes:
@@ -131,14 +132,18 @@ class ByteScreen(nn.Module):
         self.register_buffer("rotation", rotation / self.step, persistent=False)
         integers = self._quantise(bank)  # m'
         errors = torch.linalg.vector_norm(bank @ self.rotation - 2.0 * integers, dim=1)
-        # |e_m|, with margins for an engine that rounds otherwise, and for the rounding of the rotation
+        # |e_m|, with margins for an engine that rounds halves to the other side, and for the rounding of the
+        # rotation
         self.max_error = float(errors.max()) + (4 * HALF_MARGIN + 1e-5 * QUERY_MAX) * width**0.5
         squares = integers.square().sum(1)
         self.middle = float(((squares.max() + squares.min()) / 2).floor())
-        # number of digits of |m'|² - middle, without the last, and one more: an engine may round otherwise
+        # number of digits of |m'|² - middle, without the last; one more than needed for this engine, because
+        # another may round m' to other integers
         self.digits = int((squares - self.middle).abs().max()) // (QUERY_MAX * ELEMENT_MAX) + 2
         # factors of the digits, and zeros up to a multiple of 16
-        tail = [QUERY_MAX] * self.digits + [1] + [0] * (-(width + self.digits + 1) % 16)
+        used_columns = width + self.digits + 1
+        padding_columns = -used_columns % 16
+        tail = [QUERY_MAX] * self.digits + [1] + [0] * padding_columns
         self.register_buffer(
             "tail", torch.tensor(tail, dtype=torch.float32, device=bank.device), persistent=False
         )
@@ -155,14 +160,14 @@ class ByteScreen(nn.Module):
         Elements that follow each other in the bank are a group. The last block is filled with elements that
         have the highest possible bound.
         """
-        missing_count = -len(bank) % BLOCK
-        highest = QUERY_MAX * ELEMENT_MAX * self.digits
+        padding_count = -len(bank) % BLOCK  # elements to fill the last block
+        max_square = QUERY_MAX * ELEMENT_MAX * self.digits  # the largest number with a last digit of 0
         integers = self._quantise(bank)
         squares = integers.square().sum(1) - self.middle
-        squares = F.pad(squares, (0, missing_count), value=highest)
+        squares = F.pad(squares, (0, padding_count), value=max_square)
         digits = torch.stack(split_digits(squares, count=self.digits, max_digit=ELEMENT_MAX), 1)
         digits = F.pad(digits, (0, len(self.tail) - self.digits - 1))
-        rows = torch.cat([F.pad(-integers, (0, 0, 0, missing_count)), digits], 1).to(torch.int8)
+        rows = torch.cat([F.pad(-integers, (0, 0, 0, padding_count)), digits], 1).to(torch.int8)
         groups = rows.view(-1, BLOCK // GROUP_SIZE, GROUP_SIZE, rows.shape[1])
         return groups.permute(0, 3, 2, 1).flatten(2)  # in the order that `group_minima` wants
 
@@ -202,7 +207,8 @@ class ByteScreen(nn.Module):
         candidates = (groups[:, :, None] * GROUP_SIZE + members).flatten(1).clamp(max=len(bank) - 1)
         elements = F.embedding(candidates, bank)
         half_norms = F.embedding(candidates, 0.5 * norms[:, None])
-        best = 2.0 * (half_norms - elements @ queries[:, :, None]).amin((1, 2))
+        half_values = half_norms - elements @ queries[:, :, None]  # |m|² / 2 - xm
+        best = 2.0 * half_values.amin((1, 2))
         # Lengths are in steps. For an element as near as the best one, |x' - 2 m'| is at most `reach`. The
         # bounds of the other groups are at least the highest of `lowest_bounds`, which gives `next_bound`
         distance = (best + (1.0 + 1e-6) * queries.square().sum(1)).clamp(min=0).sqrt() / self.step
@@ -233,20 +239,20 @@ class ByteBound:
         max_error: The largest |e_x|.
     """
 
-    def __init__(self, features: Tensor, rows: list[slice], each: MapBlocks):
+    def __init__(self, features: Tensor, rows: list[slice], map_blocks: MapBlocks):
         """Round the points.
 
         Args:
             features: Points `[N, D]` float32 on the CPU.
-            rows: Blocks of the points, for `PickBound.pairs`.
-            each: Calls a function for each block, several at a time.
+            rows: Rows of each block of points, for `PickBound.pairs`.
+            map_blocks: Calls a function for each block, several at a time.
         """
         width = features.shape[1]
         self.rotation = random_rotation(width)
         self.rows = rows
         block_maxima = torch.zeros(len(rows))
         block_errors = torch.zeros(len(rows))
-        sums = torch.stack(each(lambda b: features[rows[b]].sum(0), range(len(rows))))
+        sums = torch.stack(map_blocks(lambda b: features[rows[b]].sum(0), range(len(rows))))
         self.middle = (sums.double().sum(0) / len(features)).float()
         self.norms = torch.empty(len(features))
         self.quantised = torch.zeros(len(features), row_bytes(width), dtype=torch.int8)
@@ -261,12 +267,13 @@ class ByteBound:
             integers, errors = self._quantise_points(rotated)
             block_errors[b] = errors.max()
             self.quantised[rows[b], :width] = integers.to(torch.int8)
+            # factors of the digits of a pick's term (`split_digits`)
             self.quantised[rows[b], width : width + HIGH_DIGITS] = QUERY_MAX
             self.quantised[rows[b], width + HIGH_DIGITS] = 1
 
-        each(measure, range(len(rows)))
+        map_blocks(measure, range(len(rows)))
         self.step = max(float(block_maxima.max()), 1e-6) / QUERY_MAX  # above 0, for points that are all equal
-        each(quantise, range(len(rows)))
+        map_blocks(quantise, range(len(rows)))
         self.max_error = float(block_errors.max())
 
     def _rotate(self, points: Tensor) -> Tensor:
@@ -289,10 +296,10 @@ class ByteBound:
         unit = 2.0 * self.step * self.step
         # |p|² - 2 |e_x| |p|, in units
         pick_terms = ((norms - 2.0 * self.max_error * norms.sqrt()).double() / unit).floor()
-        highest = HIGH_DIGITS * QUERY_MAX * QUERY_MAX
-        middle = float(pick_terms.min()) + highest  # the smallest term has the lowest digits
+        max_term = HIGH_DIGITS * QUERY_MAX * QUERY_MAX  # the digits go from -max_term to max_term
+        middle = float(pick_terms.min()) + max_term  # relative to it, the smallest term is -max_term
         # larger terms are cut, which only lowers their bounds
-        relative_terms = (pick_terms - middle).clamp(max=highest).long()
+        relative_terms = (pick_terms - middle).clamp(max=max_term).long()
         digits = split_digits(relative_terms, count=HIGH_DIGITS, max_digit=QUERY_MAX)
         # a product is the pick's term minus x'p', in units
         columns = torch.cat([-integers, torch.stack(digits, 1)], 1).to(torch.int8)
@@ -342,6 +349,8 @@ class PickBound:
         rows = self.bound.rows[b]
         norms = bound.norms[rows]
         products = torch._int_mm(bound.quantised[rows], self.columns)
+        # A bound is norm + unit * product + middle - slack; solved for the product, it is below its limit if
+        # the product is below `product_limits`
         slack = 2.0 * self.max_error * (norms.sqrt() + bound.max_error)
         slack += ROUNDING * (norms + self.largest)
         product_limits = (squared + slack - norms - self.middle) / self.unit
@@ -390,11 +399,11 @@ class _OnnxValue(Protocol):
 
 
 def onnx_translations() -> dict[Operator, Operator]:
-    """Return functions that build torch operators of ONNX operators, by the torch operators."""
+    """Return, by torch operator, the function that writes this operator in ONNX operators."""
     from onnx import TensorProto, helper
     from onnxscript import opset18
 
-    op: Any = opset18  # its annotations are for values; here it is called with names of values
+    op: Any = opset18  # annotated for values, but here it gets the names of values
 
     def constant(element_type: int, number: float) -> object:
         scalar = helper.make_tensor("value", element_type, dims=[], vals=[number])

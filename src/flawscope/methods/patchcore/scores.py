@@ -84,7 +84,7 @@ class PictureScore(ABC):
 
     @abstractmethod
     def of_distances(self, distances: Tensor) -> Tensor:
-        """Return the score by distances `[P]` alone, for a bank of the picture's own patches."""
+        """Return the score by only the distances `[P]`, for a bank of the picture's own patches."""
 
     @abstractmethod
     def deciding_patches(self, distances: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class Reweighted(PictureScore):
     def of_pictures(
         self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
-        """Return the scores `[B]` of pictures; the table has the neighbours for the weight."""
+        """Return the scores `[B]` of pictures; the neighbours for the weight are in the bank's table."""
         patch = farthest_patch(features, distances, valid_mask)  # m_t* in the paper, [B, D]
         nearest = torch.addmm(branch.norms, patch, branch.bank.T, alpha=-2).argmin(1)  # m*
         neighbours = branch.bank[branch.table[nearest].long()]  # N_b(m*), m* first: [B, b, D]
@@ -166,7 +166,10 @@ class Reweighted(PictureScore):
         distances: Tensor,
         added: Tensor,
     ) -> Tensor:
-        """Return the score of a picture; the neighbours for the weight are searched for."""
+        """Return the score of a picture.
+
+        The neighbours for the weight are searched for, because the bank's table has the hidden elements, too.
+        """
         patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
         # The numbers of the added elements follow those of the bank. The two are not joined to one tensor:
         # every thread would need memory for a copy of the bank
@@ -190,6 +193,7 @@ class Reweighted(PictureScore):
         numbers = terms.topk(neighbour_count, largest=False, sorted=True).indices.tolist()
         neighbours = torch.stack([element(number) for number in numbers])
         neighbour_distances = torch.linalg.vector_norm(patch - neighbours, dim=1)
+        # a picture in which no patch counts has score 0
         return reweight(neighbour_distances[None])[0] * valid_mask.amax(-1)
 
     def of_distances(self, distances: Tensor) -> Tensor:
@@ -252,4 +256,5 @@ def reweight(distances: Tensor) -> Tensor:
     """
     if distances.shape[1] == 1:
         return distances[:, 0]
-    return (1.0 - torch.softmax(distances, dim=1)[:, 0]) * distances[:, 0]
+    weights = torch.softmax(distances, dim=1)[:, 0]
+    return (1.0 - weights) * distances[:, 0]

@@ -1,4 +1,4 @@
-"""A memory bank as if a group, all pictures of a part, had never been there.
+"""A memory bank as it would have been selected without a group: without all pictures of a part.
 
 It is not enough to take the group's elements out of the bank. While they were there, they kept patches of
 other pictures out: without both, the bank has holes, and a score would be too high. Therefore the bank is
@@ -93,7 +93,7 @@ class SelectedBank:
         """Return the numbers `[N, K]` of further elements within the radius of each patch, nearest first.
 
         Only elements near to the patch's nearest element are compared. If fewer than K are found, the other
-        numbers are M.
+        numbers are the number of all elements.
         """
         bank = self.branch.bank
         norms = self.branch.norms
@@ -112,9 +112,9 @@ class SelectedBank:
                 point_terms = torch.addmm(norms[candidates], points, bank[candidates].T, alpha=-2)
                 nearest = point_terms.topk(min(NEXT_ELEMENTS, len(candidates)), largest=False)
                 squares = nearest.values + (points * points).sum(1, keepdim=True)
-                covers = squares <= self.radius**2
+                is_covering = squares <= self.radius**2
                 count = nearest.indices.shape[1]
-                next_elements[rows, :count] = candidates[nearest.indices].where(covers, no_element).int()
+                next_elements[rows, :count] = candidates[nearest.indices].where(is_covering, no_element).int()
 
         with workers(bank.device) as map_blocks:
             map_blocks(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ELEMENTS))
@@ -123,11 +123,11 @@ class SelectedBank:
     def without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
     ) -> BankWithout:
-        """Return the bank as if a group had never been there, for a picture of the group.
+        """Return the bank as it would have been selected without a group, for a picture of this group.
 
         Args:
             features: Absolute patches of the picture, `[P, D]`.
-            group: The group.
+            group: Number of the group.
             valid_mask: Which patches count, `[P]`, 1 or 0.
             distances: Distances to the elements of other groups, `[P]`; None: not known.
 
@@ -142,7 +142,7 @@ class SelectedBank:
 
 
 class BankWithout:
-    """Selected bank as if a group had never been there.
+    """Selected bank as it would have been selected without a group.
 
     It is selected anew around some patches of a picture of that group (`look_at`).
 
@@ -169,7 +169,7 @@ class BankWithout:
         self.distances = distances * valid_mask
         self._is_counted = valid_mask > 0
         # Patches around which the bank may still be selected anew. There are none if the group has no
-        # elements: it then kept no other patch out of the bank
+        # elements: then the group kept no other patch out of the bank
         can_change = len(self.own) > 0 and selected.radius > 0
         self._is_pending = self._is_counted.clone() if can_change else torch.zeros_like(self._is_counted)
 
@@ -200,8 +200,10 @@ class BankWithout:
         """
         height, width = shape
         grid_height, grid_width = self.branch.grid
-        row = pixel // width * grid_height // height
-        column = pixel % width * grid_width // width
+        pixel_row = pixel // width
+        pixel_column = pixel % width
+        row = pixel_row * grid_height // height
+        column = pixel_column * grid_width // width
         return row * grid_width + column
 
     def look_at(self, patches: Tensor) -> bool:
@@ -257,7 +259,7 @@ class BankWithout:
         freed = freed[freed > nearest_own]
         neighbours = nearest.indices.unique()
         staying = neighbours[~torch.isin(neighbours, freed)]
-        # own elements that are farther from a patch than all its neighbours leave no hole around it
+        # an own element leaves a hole only around patches to which it is nearer than their last neighbour
         near_own = own
         if present_count:
             farthest_terms = nearest.values[:, -1:]
@@ -279,17 +281,18 @@ class BankWithout:
         """
         selected = self.selected
         sizes = selected.cell_sizes[emptied]
-        # The cells are joined to one list of rows: row k, of cell c, is `points_by_cell[offset of c + k]`
-        offsets = selected.cell_starts[emptied] - (sizes.cumsum(0) - sizes)
+        # The cells are joined to one list. Its item k, in cell c, is `points_by_cell[k + offset of c]`
+        joined_starts = sizes.cumsum(0) - sizes
+        offsets = selected.cell_starts[emptied] - joined_starts
         item_offsets = offsets.repeat_interleave(sizes)
         items = torch.arange(len(item_offsets), device=item_offsets.device)
         rows = selected.points_by_cell[item_offsets + items]
-        is_uncovered = selected.point_groups[rows] != self.group
+        is_returned = selected.point_groups[rows] != self.group
         if selected.next_elements is not None:
-            # the entry M is appended: it stands for no element, and counts as gone
+            # one entry is appended for the number that stands for no element: it counts as gone
             is_gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
-            is_uncovered &= is_gone[selected.next_elements[rows]].all(1)
-        return selected.points[rows[is_uncovered]] - self.branch.centre
+            is_returned &= is_gone[selected.next_elements[rows]].all(1)
+        return selected.points[rows[is_returned]] - self.branch.centre
 
     def _update_distances(self, freed: Tensor, picks: Tensor) -> Tensor:
         """Return the distances `[P]` after elements were taken out and patches added.
@@ -304,15 +307,15 @@ class BankWithout:
         distances = self.distances.clone()
         features = self.features
         if len(freed):
-            is_examined = (self._is_counted & ~self._is_pending).float().view(1, *self.branch.grid)
-            is_exact = F.max_pool2d(is_examined, 3, stride=1, padding=1).flatten()  # neighbours, too
-            exact = is_exact.nonzero().flatten()
+            examined_map = (self._is_counted & ~self._is_pending).float().view(1, *self.branch.grid)
+            exact_map = F.max_pool2d(examined_map, 3, stride=1, padding=1)  # with the neighbours
+            exact = exact_map.flatten().nonzero().flatten()
             # patches that are nearer to another element than to a freed one keep their distance
             freed_distances = nearest_distance(features[exact], self.branch.bank[freed])
             exact = exact[freed_distances <= distances[exact] * (1 + ROUNDING)]
             norms = self.branch.norms.masked_fill(self.missing, torch.inf)
-            all_count = torch.ones(len(exact)).to(distances)
-            exact_distances = self.branch.search(features[None, exact], all_count, norms)[0]
+            ones_mask = torch.ones(len(exact)).to(distances)  # all these patches count
+            exact_distances = self.branch.search(features[None, exact], ones_mask, norms)[0]
             if len(self.added):
                 exact_distances = exact_distances.minimum(nearest_distance(features[exact], self.added))
             distances[exact] = exact_distances

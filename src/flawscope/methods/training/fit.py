@@ -63,8 +63,10 @@ class TrainedFit:
             more: Number of pictures to hold out beyond the need of the rate, as for `hold_out`.
         """
         share = self.config.held_out
-        room = self.max_bytes // 2
-        self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
+        picture_bytes = self.max_bytes // 2
+        self.images, self.held = self.task.divide(
+            self.method, self.model, share=share, more=more, room=picture_bytes
+        )
         return self.held
 
     def features(self) -> PatchFeatures:
@@ -118,7 +120,7 @@ class TrainedFit:
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _measure_later_work(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
-        """Estimate the time of the work after the training by a few pictures.
+        """Do the work after the training for a few pictures, and estimate the time for all.
 
         Args:
             calibrate: Does the work, as for `train`.
@@ -128,23 +130,24 @@ class TrainedFit:
             for the check.
         """
         budget = self.task.budget
-        held_out = self.held.numbers
-        timed_pictures = held_out[:TIMED_PICTURES]
+        held_out_numbers = self.held.numbers
+        timed_numbers = held_out_numbers[:TIMED_PICTURES]
         self.held.step = ignore_progress
         start = time.monotonic()
         if calibrate is None:
-            self.held.values(self.model, timed_pictures)
+            self.held.values(self.model, timed_numbers)
         else:
-            calibrate(timed_pictures)
-        picture_seconds = (time.monotonic() - start) / len(timed_pictures)
+            calibrate(timed_numbers)
+        picture_seconds = (time.monotonic() - start) / len(timed_numbers)
         self.held.step = self.task.step
         if self.model.roi.device.type == "cpu":
             # a single thread scored these pictures; later, several threads score a block each
-            block_count = -(-len(held_out) // BATCH)  # rounded up
+            block_count = -(-len(held_out_numbers) // BATCH)  # rounded up
             picture_seconds /= min(torch.get_num_threads(), block_count)
         max_check_seconds = CHECK_SHARE * 60 * (budget.minutes or 0)
         check_seconds = min(picture_seconds * budget.scored_if_time, max_check_seconds)
-        return picture_seconds * (len(held_out) + budget.scored_later), check_seconds
+        later_seconds = picture_seconds * (len(held_out_numbers) + budget.scored_later)
+        return later_seconds, check_seconds
 
     def finish(
         self,
@@ -170,8 +173,9 @@ class TrainedFit:
             "curve": trainer.curve,
             "seconds": {"training": round(trainer.seconds, 1)},
         }
-        learnt = learnt or self.task.pluralize(len(numbers))
-        summary = f"trained {pluralize(steps, 'step')} in {format_duration(trainer.seconds)} on {learnt}"
+        learnt_text = learnt or self.task.pluralize(len(numbers))
+        duration = format_duration(trainer.seconds)
+        summary = f"trained {pluralize(steps, 'step')} in {duration} on {learnt_text}"
         if trainer.planned_steps is not None:
             plan = pluralize(trainer.planned_steps, "step")
             summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {plan}"

@@ -40,14 +40,17 @@ class Moments:
     def add(self, values: Tensor) -> None:
         """Add values `[N, C]`."""
         new_count = len(values)
-        values = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
+        if values.device.type == "mps":  # MPS has no float64
+            values = values.cpu()
+        values = values.double()
         new_mean = values.mean(0)
         new_squares = (values - new_mean).square().sum(0)
-        total = self.count + new_count
+        total_count = self.count + new_count
         delta = new_mean - self.mean
-        self.squares = self.squares + new_squares + delta.square() * (self.count * new_count / total)
-        self.mean = self.mean + delta * (new_count / total)
-        self.count = total
+        delta_squares = delta.square() * (self.count * new_count / total_count)
+        self.squares = self.squares + new_squares + delta_squares
+        self.mean = self.mean + delta * (new_count / total_count)
+        self.count = total_count
 
     def std(self) -> Tensor:
         """Return the standard deviations `[C]` float64."""
@@ -171,7 +174,7 @@ class FeatureCache(ABC):
         if maps is None:
             with torch.inference_mode():
                 images = torch.stack([self.image(place)]).to(self.device)  # in the memory layout of a batch
-                maps = self._pack(self.compute(images), 0)
+                maps = self._pack(self.compute(images), k=0)
         return self.finish_maps(place, maps)
 
     def _pack(self, maps: list[Tensor], k: int) -> list[Tensor]:
@@ -193,8 +196,8 @@ class PartMasks:
         Args:
             images: The good pictures.
             learnt: Numbers of the pictures to learn from.
-            most: Largest number of pictures from which the foreground is learnt; 0: it is found on each
-                picture alone, because pictures show different places.
+            most: Largest number of pictures from which the foreground is learnt; 0: the foreground is found
+                on each picture without the others, because pictures show different places.
             region: Where pixels count, `[H, W]`; None: everywhere.
         """
         self.images = images

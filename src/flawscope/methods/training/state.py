@@ -27,7 +27,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # names of the tensors that Adam keeps for 
 # The schedule "one_cycle", as torch's `OneCycleLR`
 WARM_UP = 0.3  # share of the steps in which the rate rises
 FIRST_SHARE = 1 / 25  # rate of the first step, as a share of the largest rate
-LAST_SHARE = 1 / 25 / 1e4  # rate of the last step, likewise
+LAST_SHARE = 1 / 25 / 1e4  # rate of the last step, as a share of the largest rate
 # The schedule "drop" (Batzner et al., A.1)
 DROP_AT = 0.95  # share of the steps after which the rate drops
 DROP = 0.1  # rate after it, as a share of the largest rate
@@ -129,7 +129,7 @@ def restore_adam(
     Raises:
         KeyError, RuntimeError: The checkpoint does not fit.
     """
-    # fused Adam counts its steps on the device, otherwise they are counted on the CPU
+    # fused Adam counts its steps on the device; Adam that is not fused counts them on the CPU
     is_fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():
         for name, parameter in parameters:
@@ -162,8 +162,10 @@ def describe_difference(facts: Facts, identity: Facts) -> str:
         is_taken_over = key in ("steps", "minutes") and value is None
         if checkpoint_value == value or is_taken_over:
             continue
-        is_short = len(str(value)) <= 60  # not a hash, which tells a person nothing
-        return f"another {key}" + (f" {checkpoint_value}, this one has {value}" if is_short else "")
+        is_short = len(str(value)) <= 60  # not a hash, which says nothing to a person
+        if is_short:
+            return f"another {key} {checkpoint_value}, this one has {value}"
+        return f"another {key}"
     return ""
 
 
@@ -239,7 +241,8 @@ class Pace:
 def one_cycle(step: int, steps: int) -> float:
     """Return the learning rate of a step as a share of the largest rate, as torch's `OneCycleLR`.
 
-    It rises over 30 % of the steps and then falls, each as a cosine. Adam's momentum does not change.
+    The rate rises over 30 % of the steps and then falls, both times along a cosine. Adam's momentum does not
+    change.
 
     Args:
         step: Number of the step, from 0.
@@ -252,7 +255,8 @@ def one_cycle(step: int, steps: int) -> float:
         return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
     if step <= peak_step:
-        return cosine_between(FIRST_SHARE, 1.0, step / peak_step if peak_step else 1.0)
+        rise_share = step / peak_step if peak_step else 1.0
+        return cosine_between(FIRST_SHARE, 1.0, rise_share)
     fall_share = (step - peak_step) / (last_step - peak_step) if last_step > peak_step else 1.0
     return cosine_between(1.0, LAST_SHARE, fall_share)
 
@@ -325,7 +329,7 @@ class TrainingState:
         return {}
 
     def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
-        """Return a generator of random numbers that depends on the seed and the arguments alone.
+        """Return a generator of random numbers that depends only on the seed and the arguments.
 
         Args:
             purpose: A `Stream`, or a number that another package chose for its purpose.
@@ -343,7 +347,9 @@ class TrainingState:
             number: Index of the item in the sequence.
             count: Number of different numbers.
         """
-        return int(self.rng(purpose, number // count).permutation(count)[number % count])
+        round_number = number // count
+        order = self.rng(purpose, round_number).permutation(count)
+        return int(order[number % count])
 
     def torch_seed(self, purpose: int, *numbers: int) -> int:
         """Return a seed for torch's generators, from 0 to 2^62 - 1, by the same arguments as `rng`."""
@@ -402,7 +408,7 @@ class TrainingState:
         Args:
             path: The checkpoint.
             identity: Facts that decide the result.
-            over: Whether the last step is done.
+            over: Whether the training is over: its last step is done.
 
         Raises:
             FlawscopeError: The loss is NaN, or a file cannot be written.
@@ -466,5 +472,5 @@ class TrainingState:
             if pace_state is None:
                 self.planned_steps = facts.get("planned")
                 return None
-            self.planned_steps = self.steps
+            self.planned_steps = self.steps  # a run with an end at a given time saves its plan in `steps`
             return {key: float(pace_state[key]) for key in ("used", "left")}

@@ -141,8 +141,8 @@ def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays
         remedy: Remedy for a damaged file, for messages.
 
     Raises:
-        CheckpointError, InputError: The file is damaged, altered, of another kind or too new; CheckpointError
-            for a checkpoint.
+        CheckpointError, InputError: The file is damaged, altered, of another kind or too new: CheckpointError
+            for a checkpoint, InputError for other kinds.
     """
     from safetensors.numpy import load
 

@@ -174,7 +174,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             checkpoint: Tensors and facts of the checkpoint from which to continue; None: there is none.
             identity: Facts that decide the result: a checkpoint with other facts is refused.
             after: Measures the work after the training. It returns the seconds of this work, and the seconds
-                to set aside for further work, which uses whatever time is left.
+                to set aside for further work that uses the remaining time, however short.
 
         Raises:
             InputError: The checkpoint is of another run, or there is no time for a step.
@@ -184,7 +184,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         pace_state = None
         run_identity = {**identity, "minutes": budget.minutes}
         if checkpoint is not None and budget.checkpoint and not budget.resume:
-            # Without `resume`, a run uses the checkpoint if it fits, and sets it aside otherwise
+            # Without `resume`, a run uses the checkpoint if it fits, and sets it aside if it does not
             _, facts = checkpoint
             difference = describe_difference(facts, run_identity)
             if difference:
@@ -208,7 +208,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Continue from step `done` to the last step."""
         first_step = self.done
         save_time = time.monotonic()
-        self.seconds -= save_time  # until the end, the time of training is `seconds` plus the clock's time
+        # while steps run, the clock's time must be added to `seconds`, as is done at the end
+        self.seconds -= save_time
         for network in self.networks:
             network.train()
         self.log = TrainingLog(budget.log, self.LOSSES, self.MEASUREMENTS, done=self.done)
@@ -263,14 +264,15 @@ class Trainer(TrainingState, ABC, Generic[B]):
             group["lr"] = group["initial_lr"] * share
         losses = self._optimise(self.networks, self.optimiser, batch, self.done)
         self.loss_sums += losses
-        checks_before = int(self._share_done() * self.checks)
+        check_count = int(self._share_done() * self.checks)  # of the checks up to this step
         self.done = self.done + 1
         self.steps_since_check = self.steps_since_check + 1
         self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
         if self.pace is not None:
             self.pace.tick()
         is_over = self._is_over()
-        if is_over or int(self._share_done() * self.checks) > checks_before:
+        is_check_due = is_over or int(self._share_done() * self.checks) > check_count
+        if is_check_due:
             self._record_check()
         return is_over
 

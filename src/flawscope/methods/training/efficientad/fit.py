@@ -24,7 +24,7 @@ from flawscope.methods.training.state import network_digest
 
 WEIGHING_PICTURES = 24  # largest number of pictures by which differences are weighed
 MIN_GAP = 1e-3  # smallest gap between the quantiles of the local map, in spreads of the teacher's outputs
-MIN_QUANTILE_PICTURES = 5  # smallest number of pictures for the quantiles alone
+MIN_QUANTILE_PICTURES = 5  # smallest number of pictures that are held out only for the quantiles
 POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does not depend on
 
 
@@ -40,17 +40,17 @@ def fit(model: Model, task: Task) -> Fitted:
         penalties.append("simulated defects")
     penalty = " and ".join(penalties) or "none"
     parts = run.divide(more=MIN_QUANTILE_PICTURES).parts
-    learnt = run.images.numbers
-    unit_count = len({task.groups[i] for i in learnt}) + len(parts)
+    learnt_numbers = run.images.numbers
+    unit_count = len({task.groups[i] for i in learnt_numbers}) + len(parts)
     held_out = split_held_out(parts, unit_count, task.rate, task.reserved)
     task.say(
-        f"{task.pluralize(len(learnt))} to learn from, {len(held_out.all)} held out ({held_out.purpose}); "
-        f"penalty: {penalty}"
+        f"{task.pluralize(len(learnt_numbers))} to learn from, {len(held_out.all)} held out "
+        f"({held_out.purpose}); penalty: {penalty}"
     )
-    # what the pictures leave of the memory, at least half. With simulated defects no outputs are kept: the
-    # teacher's outputs differ in every step
-    room = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
-    teacher_outputs = TeacherOutputs(model, run.images, learnt, room)
+    # the memory that the pictures leave, at least half of it. With simulated defects no outputs are kept,
+    # because the teacher's outputs differ in every step
+    max_bytes = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
+    teacher_outputs = TeacherOutputs(model, run.images, learnt_numbers, max_bytes)
     teacher_outputs.measure(task.step)
     trainer = Trainer(model, run.images, teacher_outputs, other_pictures, task)
 
@@ -58,9 +58,9 @@ def fit(model: Model, task: Task) -> Fitted:
         return difference_moments(model, (run.images[i] for i in numbers))
 
     def do_later_work(numbers: Sequence[int]) -> None:
-        # to measure its time, by as many pictures learnt from as pictures held out
+        # only to measure its time: of the pictures learnt from, as many as there are held-out `numbers`
         if config.weighed:
-            moments_of(learnt[: len(numbers)])
+            moments_of(learnt_numbers[: len(numbers)])
         calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
 
     run.train(
@@ -71,9 +71,9 @@ def fit(model: Model, task: Task) -> Fitted:
         penalty=penalty,
     )
     if config.weighed:
-        step = -(-len(learnt) // WEIGHING_PICTURES)  # rounded up
-        whiten_outputs(model, moments_of(learnt[::step]))
-    description = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
+        stride = -(-len(learnt_numbers) // WEIGHING_PICTURES)  # rounded up
+        whiten_outputs(model, moments_of(learnt_numbers[::stride]))
+    description = f"{task.pluralize(len(learnt_numbers))}; penalty: {penalty}"
     fitted = run.finish(trainer, learnt=description, scored=calibrate(run, model, held_out))
     fitted.held = {"quantile": [i for i in held_out.quantiles if i not in held_out.threshold]}
     fitted.facts["penalty"] = penalty
@@ -129,7 +129,7 @@ class HeldOutSplit:
 def split_held_out(
     parts: list[list[int]], usable: int, rate: float, reserved: Collection[int]
 ) -> HeldOutSplit:
-    """Divide the units held out: a fifth, at least five, for the quantiles, the rest for the threshold.
+    """Divide the units held out: a fifth, but at least five, for the quantiles; the others for the threshold.
 
     If there are too few units, all of them serve for both purposes.
 
@@ -140,8 +140,8 @@ def split_held_out(
         reserved: Numbers of the pictures that the data set sets apart.
     """
     quantile_count = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
-    is_reserved = not {*reserved}.isdisjoint(parts[0])  # reserved units come first
-    if is_reserved:
+    has_reserved = not {*reserved}.isdisjoint(parts[0])  # units with reserved pictures come first
+    if has_reserved:
         is_enough = len(parts) - quantile_count >= min_calibration_size(rate)
     else:
         is_enough = usable >= MIN_FOR_FULL_RATE
@@ -150,18 +150,18 @@ def split_held_out(
         return HeldOutSplit(everything, everything)
     min_threshold_count = min(min_calibration_size(rate), len(parts) - 1)
     threshold_count = max(min_threshold_count, len(parts) - quantile_count)
-    threshold = sorted(i for part in parts[:threshold_count] for i in part)
-    quantiles = sorted(i for part in parts[threshold_count:] for i in part)
-    if not quantiles:
+    threshold_numbers = sorted(i for part in parts[:threshold_count] for i in part)
+    quantile_numbers = sorted(i for part in parts[threshold_count:] for i in part)
+    if not quantile_numbers:
         return HeldOutSplit(everything, everything)
-    return HeldOutSplit(quantiles, threshold)
+    return HeldOutSplit(quantiles=quantile_numbers, threshold=threshold_numbers)
 
 
 # --------------------------------------------------------------------------------- quantiles and calibration
 
 
 def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Values]:
-    """Set the model's quantiles (3.4), and return the values of the threshold's pictures, by number."""
+    """Set the model's quantiles (3.4), and return number -> values of the pictures for the threshold."""
     # number of a picture -> its features, and its pixels that count
     embedded: dict[int, tuple[Tensor, Tensor | None]] = {}
 
@@ -176,8 +176,8 @@ def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Va
             enlarged = model.enlarge(features[row], inside)
             pixel_values.append(enlarged[model.region(inside)].cpu().numpy())
         low, high = np.quantile(np.concatenate(pixel_values), model.config.quantiles).tolist()
-        # `score` divides by the gap, which must not be rounding alone. The local map may be rounding alone
-        # where the student started as the teacher, and has hardly changed
+        # `score` divides by the gap, which must be more than rounding errors. The local map may consist of
+        # nothing else where the student started as the teacher, and has hardly changed
         may_be_rounding = row == 0 and model.config.start == "teacher"
         min_gap = MIN_GAP if may_be_rounding else 1e-6 * max(abs(low), 1e-6)
         model.quantiles[row] = torch.tensor([low, max(high, low + min_gap)])
@@ -204,11 +204,11 @@ def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
     """
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
-        for total, difference in zip(moments, _differences(model, image), strict=True):
-            count = max(1, round(LARGEST_SHARE * len(difference)))
-            largest = difference.square().sum(1).topk(count).indices
-            large_differences = difference[largest].cpu().double()
-            total += large_differences.T @ large_differences
+        for second_moment, differences in zip(moments, _differences(model, image), strict=True):
+            count = max(1, round(LARGEST_SHARE * len(differences)))
+            largest = differences.square().sum(1).topk(count).indices
+            large_differences = differences[largest].cpu().double()
+            second_moment += large_differences.T @ large_differences
     return moments
 
 
@@ -219,15 +219,19 @@ def whiten_outputs(model: Model, moments: Tensor) -> None:
         model: The trained model.
         moments: Second moments of the differences (`difference_moments`).
     """
-    # `distant` is of the global differences; `global` is a keyword
-    local, distant = (_whitening_matrix(total).to(model.mean.device) for total in moments)
+    local_moments, global_moments = moments
+    device = model.mean.device
+    local_matrix = _whitening_matrix(local_moments).to(device)
+    global_matrix = _whitening_matrix(global_moments).to(device)
     with torch.no_grad():
         # the teacher's last layer also standardises its outputs, and `standardise` does nothing from now on
         _multiply_outputs(
-            model.teacher[-1], matrix=local / model.std, shift=-local @ (model.mean / model.std)
+            model.teacher[-1],
+            matrix=local_matrix / model.std,
+            shift=-local_matrix @ (model.mean / model.std),
         )
-        _multiply_outputs(model.student[-1], torch.block_diag(local, distant))
-        _multiply_outputs(model.autoencoder.last[-1], distant)
+        _multiply_outputs(model.student[-1], torch.block_diag(local_matrix, global_matrix))
+        _multiply_outputs(model.autoencoder.last[-1], global_matrix)
         model.mean.zero_()
         model.std.fill_(1)
 
@@ -241,16 +245,19 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
         mirrored = mirror_border(inputs, model.config.border)
         student_outputs = model.student(mirrored)
         teacher_outputs = model.standardise(model.teacher(mirrored))
-        local = teacher_outputs - student_outputs[:, : model.channels]
-        distant = model.autoencoder(inputs) - student_outputs[:, model.channels :]
-    return local[0].permute(1, 2, 0)[valid_mask], distant[0].permute(1, 2, 0)[valid_mask]
+        local_map = teacher_outputs - student_outputs[:, : model.channels]
+        global_map = model.autoencoder(inputs) - student_outputs[:, model.channels :]
+    local_differences = local_map[0].permute(1, 2, 0)[valid_mask]
+    global_differences = global_map[0].permute(1, 2, 0)[valid_mask]
+    return local_differences, global_differences
 
 
 def _whitening_matrix(moments: Tensor) -> Tensor:
-    """Return the matrix `[C, C]` float32 that whitens differences with these moments, of scale about 1."""
+    """Return the matrix `[C, C]` float32, of scale about 1, that whitens differences with these moments."""
     variances, directions = torch.linalg.eigh(moments)
     mean = variances.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return (directions / (variances.clamp(min=0) / mean + SPREAD_FLOOR).sqrt()).T.float()
+    relative_variances = variances.clamp(min=0) / mean + SPREAD_FLOOR
+    return (directions / relative_variances.sqrt()).T.float()
 
 
 def _multiply_outputs(layer: nn.Module, matrix: Tensor, shift: Tensor | None = None) -> None:

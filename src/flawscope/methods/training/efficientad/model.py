@@ -149,14 +149,15 @@ class Model(Detector):
         teacher_outputs = self.standardise(teacher_outputs.float())
         student_outputs = student_outputs.float()
         autoencoder_outputs = autoencoder_outputs.float()
-        local = teacher_outputs - student_outputs[:, : self.channels]
-        return local, autoencoder_outputs - student_outputs[:, self.channels :]
+        local_differences = teacher_outputs - student_outputs[:, : self.channels]
+        global_differences = autoencoder_outputs - student_outputs[:, self.channels :]
+        return local_differences, global_differences
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn local and global maps `[B, 2, h, w]` into scores `[B]` and maps `[B, H, W]`."""
         low, high = self.quantiles.T.view(2, 1, 2, 1, 1)  # `[1, 2, 1, 1]` each, for local and global map
         enlarged = self.enlarge(features, None if inside is None else inside[:, None])
-        local_and_global = 0.1 * (enlarged - low) / (high - low)
+        local_and_global = 0.1 * (enlarged - low) / (high - low)  # quantiles become 0 and 0.1, as published
         # pixels that do not count get the value of differences of 0, as if all networks agreed
         lowest = (-0.1 * low / (high - low)).mean()
         maps = torch.where(self.region(inside), local_and_global.mean(1), lowest)
@@ -226,18 +227,18 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
     """
     path = config.teacher or packaged_teacher(config.network or "s")
     state, facts = read_teacher(path)
-    network: Size = facts["size"]
-    if config.network not in (None, network):
+    size: Size = facts["size"]
+    if config.network not in (None, size):
         raise InputError(
-            f"teacher {path} is a PDN-{network.upper()}, setting network is {config.network}: leave it out"
+            f"teacher {path} is a PDN-{size.upper()}, setting network is {config.network}: leave it out"
         )
     state, channels = compact_teacher(state, facts)
-    width = width_of(state["conv1.weight"], network)
-    model = Model(replace(config, network=network), network, channels, roi=roi, width=width)
+    width = width_of(state["conv1.weight"], size)
+    model = Model(replace(config, network=size), size, channels, roi=roi, width=width)
     model.teacher.load_state_dict(state)
     backbone = facts["backbone"]
     return model, {
-        "name": f"PDN-{network.upper()} teacher from {backbone.get('name', 'unknown')}",
+        "name": f"PDN-{size.upper()} teacher from {backbone.get('name', 'unknown')}",
         "origin": facts["origin"],
         "licence": backbone.get("licence", "unknown"),
     }
@@ -251,7 +252,7 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
 
     Raises:
         InputError: The fitted model learnt with a folder of pictures, or has `weighed` and a teacher from a
-            file: its own file does not hold these.
+            file: the model's file contains neither the folder nor the teacher's file.
     """
     if config.natural not in (GENERATED, NONE):
         raise not_in_model_error("natural", config.natural)
@@ -259,11 +260,11 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
         raise not_in_model_error("teacher", config.teacher)
     if config.weighed:
         return create(config, roi)[0]
-    network = config.network
-    if network is None:
+    size = config.network
+    if size is None:
         raise InputError("the model does not say which teacher it has: fit anew")
-    width = width_of(tensors["teacher.conv1.weight"], network)
-    model = Model(config, network, channels=tensors["mean"].numel(), roi=roi, width=width)
+    width = width_of(tensors["teacher.conv1.weight"], size)
+    model = Model(config, size, channels=tensors["mean"].numel(), roi=roi, width=width)
     prefix = "teacher."
     model_tensors = {
         name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)

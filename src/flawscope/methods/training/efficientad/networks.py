@@ -52,34 +52,37 @@ def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
 def pdn(size: Size, channels: int = CHANNELS, *, width: int | None = None) -> nn.Sequential:
     """Build a PDN without padding (tables 5 and 6): `[B, 3, H, W]` normalised to `[B, channels, h, w]`.
 
-    There is an output per 4 pixels. Output i sees the 33 pixels from pixel 4 i on and nothing else.
+    There is an output per 4 pixels. On each axis, output i sees only the 33 pixels that begin with pixel 4 i.
 
     Args:
         size: "xs", "s" or "m".
         channels: 384 for a teacher, 768 for a student, whose second half predicts the autoencoder.
-        width: Channels of the first layer; the layers that follow have twice as many. None: the size's.
+        width: Channels of the first layer; the layers that follow have twice as many. None: the usual width
+            of the size.
     """
     width = width or WIDTHS[size]
-    table = [(4, width), (4, 2 * width)]  # kernel and outputs of the convolutions
+    convolutions = [(4, width), (4, 2 * width)]  # side of the kernel, and output channels
     if size == "m":
-        table += [(1, 2 * width), (3, 2 * width), (4, channels), (1, channels)]
+        convolutions += [(1, 2 * width), (3, 2 * width), (4, channels), (1, channels)]
     else:
-        table += [(3, 2 * width), (4, channels)]
+        convolutions += [(3, 2 * width), (4, channels)]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    inputs = 3
-    for k, (kernel, outputs) in enumerate(table, 1):
-        layers[f"conv{k}"] = nn.Conv2d(inputs, outputs, kernel)
+    input_channels = 3
+    for k, (kernel, output_channels) in enumerate(convolutions, 1):
+        layers[f"conv{k}"] = nn.Conv2d(input_channels, output_channels, kernel)
         layers[f"relu{k}"] = nn.ReLU()
         if k <= 2:
             layers[f"pool{k}"] = nn.AvgPool2d(2, 2)
-        inputs = outputs
+        input_channels = output_channels
     layers.popitem()  # nothing follows the last convolution
     return nn.Sequential(layers)
 
 
-def width_of(first: Tensor | Array | None, size: Size) -> int | None:
+def width_of(first_weights: Tensor | Array | None, size: Size) -> int | None:
     """Return the width of a PDN by the weights of its first layer; None: no PDN of this size has them."""
-    width = 0 if first is None or first.ndim == 0 else first.shape[0]
+    if first_weights is None or first_weights.ndim == 0:
+        return None
+    width: int = first_weights.shape[0]
     return width if 1 <= width <= WIDTHS[size] else None
 
 
@@ -107,8 +110,8 @@ class Autoencoder(nn.Module):
     """Network that predicts the teacher's outputs from the entire picture.
 
     It turns normalised images `[B, 3, H, W]`, at least 256 pixels a side, into `[B, 384, h, w]` on a PDN's
-    grid. Table 7 is for 256 x 256 pixels. Sizes in the decoder are shares of the input's size, so that it
-    takes other sizes, too, also with different sides.
+    grid. Table 7 is for 256 x 256 pixels. Sizes in the decoder are shares of the input's size: thus the
+    network takes other sizes, too, also with different sides.
     """
 
     def __init__(self, channels: int = CHANNELS, *, border: int = 0):
@@ -152,8 +155,8 @@ def decoder_sizes(side: int) -> list[int]:
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1]
 
 
-def _halving_layers(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()
+def _halving_layers(input_channels: int, output_channels: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(input_channels, output_channels, 4, stride=2, padding=1), nn.ReLU()
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -250,8 +253,8 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
 
     The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. Mean
     squared differences of the outputs are then those of the channels, and all channels have the same weight;
-    if channels were repeated instead, those would weigh more. For as many outputs as channels the matrix is
-    the identity.
+    if some channels were repeated instead, they would weigh more. The matrix is the identity if there are as
+    many outputs as channels.
 
     The last layer of a PDN is linear. Therefore the teacher is distilled with one output per channel, which
     takes less time, and its last layer is multiplied by this matrix afterwards. Outputs and loss are the same
@@ -268,12 +271,14 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
 def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], int]:
     """Return a teacher's state without its redundant outputs, and the number of outputs that remain.
 
-    A teacher of a backbone with fewer than 384 channels was multiplied by `expansion_matrix`; this undoes it.
+    A teacher of a backbone with fewer than 384 channels was multiplied by `expansion_matrix`; this function
+    undoes the product.
     Mean squared differences stay the same, and the last layers take less time.
     """
     channels = facts.get("rank", CHANNELS)
     compact_state = dict(state)
     if channels < CHANNELS:
+        # the columns are orthogonal, and their squared length is CHANNELS / channels
         inverse = expansion_matrix(channels).T * (channels / CHANNELS)
         weight_name, bias_name = list(compact_state)[-2:]  # of the last layer
         compact_state[weight_name] = torch.einsum("co,oikl->cikl", inverse, compact_state[weight_name])

@@ -98,10 +98,10 @@ class Trainer(trainer.Trainer[Batch]):
             self._start_from_teacher()
 
     def _start_from_teacher(self) -> None:
-        """Copy the teacher's weights into the student, and exclude its first layers from learning.
+        """Copy the teacher's weights into the student, and exclude the student's first layers from learning.
 
         The first half of the student's outputs then equals the teacher's standardised outputs. The first
-        layers take most of the time.
+        layers are excluded because they take most of the time.
         """
         model = self.model
         student = self.model.student
@@ -129,29 +129,30 @@ class Trainer(trainer.Trainer[Batch]):
         natural = []
         cells = []
         valid_masks = []
-        sees_defect = []
-        is_centred_on_defect = []
-        for number in range(step * self.config.batch, (step + 1) * self.config.batch):
+        seeing_masks = []
+        centred_masks = []
+        first_number = step * self.config.batch
+        for number in range(first_number, first_number + self.config.batch):
             place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
             index = self.training[place]
             good_image = unmark(self.images[index])
             mask = self.teacher_outputs.valid_mask(place)
             image = good_image
-            window_targets = mask  # outputs of which the window must hold one
+            wanted_cells = mask  # outputs of which the window must hold one
             if self.defect_simulator is not None:
                 image, defects = self.defect_simulator(index, rng)
                 seeing = outputs_seeing(defects, self.config.border)
                 counted = seeing.within if mask is None else seeing.within & mask
                 if counted.any():
-                    window_targets = counted
-            y, x = self._draw_window(window_targets, rng)
+                    wanted_cells = counted
+            y, x = self._draw_window(wanted_cells, rng)
             window = (slice(y, y + self.window[0]), slice(x, x + self.window[1]))
             if self.defect_simulator is None:
                 (teacher_outputs,) = self.teacher_outputs[place]
                 targets.append(teacher_outputs[:, *window])
             else:
-                sees_defect.append(seeing.anywhere[window])
-                is_centred_on_defect.append(seeing.within[window])
+                seeing_masks.append(seeing.anywhere[window])
+                centred_masks.append(seeing.within[window])
             kind = int(rng.integers(3))
             recoloured.append(recolour(good_image, kind, float(rng.uniform(0.8, 1.2))))
             images.append(image)
@@ -162,8 +163,8 @@ class Trainer(trainer.Trainer[Batch]):
                 pixels = self.natural.draw(self.window_pixels, rng)
                 natural.append(torch.from_numpy(pixels).permute(2, 0, 1))
         defect_outputs = None
-        if sees_defect:
-            defect_outputs = DefectOutputs(torch.stack(sees_defect), torch.stack(is_centred_on_defect))
+        if seeing_masks:
+            defect_outputs = DefectOutputs(torch.stack(seeing_masks), torch.stack(centred_masks))
         return Batch(
             images=torch.stack(images),
             recoloured=torch.stack(recoloured),
@@ -174,24 +175,29 @@ class Trainer(trainer.Trainer[Batch]):
             defect_outputs=defect_outputs,
         )
 
-    def _draw_window(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
+    def _draw_window(self, wanted_cells: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
         """Return the first cell (row, column) of a random window.
 
         Args:
-            valid_mask: Cells `[h, w]` bool of which the window must hold one; None: any window.
+            wanted_cells: Cells `[h, w]` bool of which the window must hold one; None: any window.
             rng: Random numbers.
         """
         height, width = self.window
         grid_height, grid_width = self.model.grid
         ys = _window_starts(grid_height, height)
         xs = _window_starts(grid_width, width)
-        if valid_mask is None:
+        if wanted_cells is None:
             return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
-        starts = [(y, x) for y in ys for x in xs if valid_mask[y : y + height, x : x + width].any()]
+        starts = [(y, x) for y in ys for x in xs if wanted_cells[y : y + height, x : x + width].any()]
         return starts[int(rng.integers(len(starts)))]
 
     def _cut_windows(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:
-        """Cut from pictures `[B, 3, H, W]` the windows `[B, 3, h, w]` that the PDNs see."""
+        """Cut the windows `[B, 3, h, w]` that the PDNs see.
+
+        Args:
+            images: The pictures, `[B, 3, H, W]`.
+            cells: First cell (row, column) of each picture's window.
+        """
         mirrored = mirror_border(images, self.config.border)
         height, width = self.window_pixels
         windows = []
@@ -217,14 +223,14 @@ class Trainer(trainer.Trainer[Batch]):
             outputs = self._forward(student, all_windows, batch)
             rebuilt = self._reconstruct(autoencoder, recoloured, step)
         valid_cells = self._cell_index(batch.valid_mask)
-        learnt = outputs.first_half[:count]
+        student_outputs = outputs.first_half[:count]  # on the product's pictures
         if batch.defect_outputs is None:
-            squares = _select((outputs.teacher - learnt).square(), valid_cells)
+            squares = _select((outputs.teacher - student_outputs).square(), valid_cells)
             hard_loss = _hard_loss(squares, self.config.hard)
-            penalty = learnt.new_zeros(())
+            penalty = student_outputs.new_zeros(())
         else:
             hard_loss, penalty = self._student_losses(
-                learnt, outputs.teacher, batch.valid_mask, batch.defect_outputs
+                student_outputs, outputs.teacher, batch.valid_mask, batch.defect_outputs
             )
         if batch.natural is not None:
             penalty = penalty + outputs.first_half[count:].square().mean()
@@ -246,11 +252,12 @@ class Trainer(trainer.Trainer[Batch]):
 
         Args:
             student: The student.
-            windows: Windows of `batch.images`, of pictures of other things, and of `batch.recoloured`.
+            windows: Windows of `batch.images`, of pictures of other things, and of `batch.recoloured`, in
+                this order.
             batch: The batch.
         """
         channels = self.model.channels
-        count = len(batch.images)
+        count = len(batch.images)  # of the first windows, and of the last ones
         teacher = self.model.teacher
         shared_layers = FIRST_LAYERS if self.config.start == "teacher" else 0
         with torch.no_grad():
@@ -264,7 +271,7 @@ class Trainer(trainer.Trainer[Batch]):
             targets = state.upload(batch.targets, self.device).float()
             teacher_outputs = torch.cat([targets, recoloured_outputs])
         standardised = self.model.standardise(teacher_outputs)
-        # the two halves of the student's last layer see different windows
+        # the second half of the student's last layer gets the recoloured windows, the first half all others
         last_layer = _last_layer(student)
         student_maps = student[shared_layers:-1](shared_maps)
         assert last_layer.bias is not None
@@ -280,29 +287,33 @@ class Trainer(trainer.Trainer[Batch]):
         )
 
     def _student_losses(
-        self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, seeing: DefectOutputs
+        self,
+        student_outputs: Tensor,
+        teacher_outputs: Tensor,
+        valid_mask: Tensor | None,
+        defect_outputs: DefectOutputs,
     ) -> tuple[Tensor, Tensor]:
         """Return L_hard of outputs that see no defect, and the penalty of those centred on a defect.
 
         Args:
-            learnt: The student's outputs, `[B, C, n, m]`.
-            taught: The teacher's standardised outputs, likewise.
+            student_outputs: The student's outputs, `[B, C, n, m]`.
+            teacher_outputs: The teacher's standardised outputs, `[B, C, n, m]`.
             valid_mask: The outputs that count, `[B, n, m]` bool; None: all of them.
-            seeing: The outputs that see defects.
+            defect_outputs: The outputs that see defects.
         """
-        squares = (taught - learnt).square()
+        squares = (teacher_outputs - student_outputs).square()
         # masks on the CPU: `any` waits for no GPU
-        is_good = ~seeing.anywhere
-        is_defective = seeing.within
+        is_good = ~defect_outputs.anywhere
+        is_defective = defect_outputs.within
         if valid_mask is not None:
             is_good = is_good & valid_mask
             is_defective = is_defective & valid_mask
-        hard_loss = learnt.new_zeros(())
-        penalty = learnt.new_zeros(())
+        hard_loss = student_outputs.new_zeros(())
+        penalty = student_outputs.new_zeros(())
         if is_good.any():
             hard_loss = _hard_loss(_select(squares, self._cell_index(is_good)), self.config.hard)
         if is_defective.any():
-            penalty = _select(learnt, self._cell_index(is_defective)).square().mean()
+            penalty = _select(student_outputs, self._cell_index(is_defective)).square().mean()
         return hard_loss, penalty
 
     def _cell_index(self, valid_mask: Tensor | None) -> CellIndex | None:
@@ -317,7 +328,7 @@ class Trainer(trainer.Trainer[Batch]):
         return tuple(state.upload(indices, self.device) for indices in valid_mask.nonzero(as_tuple=True))
 
     def _reconstruct(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
-        """Return the outputs of the autoencoder; its dropout depends on the step alone."""
+        """Return the outputs of the autoencoder; its dropout depends only on the step."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.torch_seed(Stream.EFFICIENTAD_DROPOUT, step))

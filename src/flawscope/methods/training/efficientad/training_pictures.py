@@ -107,29 +107,36 @@ class NaturalPictures:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.paths = list_pictures(os.fspath(folder))
-        # a digest of the files' sizes alone: to read the more than a million files of ImageNet takes too long
+        # a digest of only the files' sizes: to read the more than a million files of ImageNet takes too long
         sizes = " ".join(str(path.stat().st_size) for path in self.paths)
         digest = hashlib.sha256(sizes.encode()).hexdigest()[:12]
         self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({digest})"
         self.draw((1, 1), np.random.default_rng(0))  # an unreadable folder is reported before the training
 
-    def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
         """Return a random part `[h, w, 3]` uint8 of a random picture.
 
         Args:
-            side: (h, w) of the part.
+            size: (h, w) of the part.
             rng: Random numbers.
 
         Raises:
             InputError: Many pictures cannot be read.
         """
-        for _ in range(self.TRIES):  # a file may be damaged after its header: then another is drawn
+        for _ in range(self.TRIES):  # a file may be damaged after its header: then another is tried
             with suppress(InputError):
-                return self._draw_part(self.paths[int(rng.integers(len(self.paths)))], side, rng)
+                path = self.paths[int(rng.integers(len(self.paths)))]
+                return self._draw_part(path, size, rng)
         raise InputError("many pictures of setting natural cannot be read: name another folder")
 
     def _draw_part(self, path: Path, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        """Return a random part of a picture at (h, w), which is scaled to at least `SIDE` pixels a side."""
+        """Scale a picture to at least `SIDE` pixels a side, and return a random part of it.
+
+        Args:
+            path: The picture.
+            size: (h, w) of the part.
+            rng: Random numbers.
+        """
         height, width = size
         full_side = max(self.SIDE, height, width)
         is_grey = rng.uniform() < self.GREY
@@ -138,7 +145,7 @@ class NaturalPictures:
             image = image.convert("L").convert("RGB")
         y = int(rng.integers(full_side - height + 1))
         x = int(rng.integers(full_side - width + 1))
-        # the part's box in the unscaled picture: the rest is not scaled
+        # the part's box in the unscaled picture, because only the part is scaled
         x_scale = image.width / full_side
         y_scale = image.height / full_side
         box = (x * x_scale, y * y_scale, (x + width) * x_scale, (y + height) * y_scale)
@@ -150,13 +157,13 @@ class GeneratedPictures:
 
     name = "generated textures, no photographs"
 
-    def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
         """Generate a picture `[h, w, 3]` uint8."""
-        first = generated_texture(side, rng)
-        second = generated_texture(side, rng)
+        first = generated_texture(size, rng)
+        second = generated_texture(size, rng)
         cells = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
-        patches = fractal_noise(side, cells, rng, octaves=2) > rng.uniform(-0.2, 0.3)
-        return np.where(patches[..., None], first, second)
+        is_in_patch = fractal_noise(size, cells, rng, octaves=2) > rng.uniform(-0.2, 0.3)
+        return np.where(is_in_patch[..., None], first, second)
 
 
 # ---------------------------------------------------------------------------------------------- augmentation
@@ -199,7 +206,7 @@ class DefectOutputs:
 
 @dataclass
 class DefectSimulator:
-    """Simulator of defects on good pictures. A result depends on the generator of its call alone.
+    """Simulator of defects on good pictures. A result depends only on the generator of its call.
 
     Attributes:
         images: The good pictures.
@@ -250,5 +257,6 @@ def outputs_seeing(defects: Tensor, border: int) -> DefectOutputs:
     mirrored = mirror_border(defects[None, None].float(), border)
     anywhere = F.max_pool2d(mirrored, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0
     edge = (RECEPTIVE_FIELD - MIDDLE_SIDE) // 2  # pixels from a receptive field's edge to its middle part
-    within = F.max_pool2d(F.pad(mirrored, (-edge,) * 4), MIDDLE_SIDE, STRIDE)[0, 0] > 0
+    cropped = F.pad(mirrored, (-edge,) * 4)  # negative padding cuts off
+    within = F.max_pool2d(cropped, MIDDLE_SIDE, STRIDE)[0, 0] > 0
     return DefectOutputs(anywhere, within)

@@ -22,31 +22,33 @@ def fit(model: Model, task: Task) -> Fitted:
     config = model.config
     run = TrainedFit("prnet", model, task)
     seen_defects = task.seen
-    held_out = run.divide().numbers
-    learnt = run.images.numbers
-    pictures = TrainingPictures(config, run.images, learnt, seen_defects, model.roi.cpu().numpy())
+    held_out_numbers = run.divide().numbers
+    learnt_numbers = run.images.numbers
+    region = model.roi.cpu().numpy()
+    pictures = TrainingPictures(config, run.images, learnt_numbers, seen_defects, within=region)
     for line in pictures.skipped:
         task.say(f"skipped a texture: {line}")
     task.say(
-        f"{task.pluralize(len(learnt), 'good')} to learn from, {len(held_out)} held out for the threshold; "
-        f"{pluralize(len(seen_defects), 'seen defect')}; simulated ones of {pictures.textures}"
+        f"{task.pluralize(len(learnt_numbers), 'good')} to learn from, {len(held_out_numbers)} held out for "
+        f"the threshold; {pluralize(len(seen_defects), 'seen defect')}; "
+        f"simulated ones of {pictures.textures}"
     )
-    features = ScaleFeatureCache(model, run.images, learnt, run.max_bytes // 2)
+    features = ScaleFeatureCache(model, run.images, learnt_numbers, room=run.max_bytes // 2)
     features.measure(task.step)
-    results = find_prototypes(config, features, task.step)
-    for prototypes, result in zip(model.scales, results, strict=True):
+    k_means_results = find_prototypes(config, features, task.step)
+    for prototypes, result in zip(model.scales, k_means_results, strict=True):
         prototypes.prototypes = result.prototypes.to(model.roi.device)
-    trainer = Trainer(model, pictures, features, results, task)
-    objectives = [result.objective for result in results]
+    trainer = Trainer(model, pictures, features, k_means_results, task)
+    objectives = [result.objective for result in k_means_results]
     run.train(trainer, later=POST_TRAINING, textures=pictures.textures, prototypes=objectives)
     description = (
-        f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen_defects), 'seen defect')}"
+        f"{pluralize(len(learnt_numbers), 'good picture')} and {pluralize(len(seen_defects), 'seen defect')}"
     )
     fitted = run.finish(trainer, learnt=description)
     fitted.facts |= {
         "seen_defects": len(seen_defects),
         "textures": pictures.textures,
-        "prototypes": [result.facts() for result in results],
+        "prototypes": [result.facts() for result in k_means_results],
     }
     if not seen_defects:
         fitted.notes.insert(0, UNSEEN_NOTE)

@@ -125,7 +125,7 @@ class Model(Detector):
     def mask_uncounted(
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
-        """Replace cells in which no pixel counts by the means of their channels, in the four stages' maps.
+        """Set the cells of the stages' maps in which no pixel counts to the means of their channels.
 
         Args:
             maps: The stages' maps `[B, C_j, H_j, W_j]`.
@@ -164,7 +164,7 @@ class Model(Detector):
         settings = cast(Config, METHOD.parse_stored(config))
         roi = stored_region(settings, tensors)
         backbone = empty_backbone(settings.backbone, settings.stages, settings.network_size, tensors)
-        # a scalar counts as one prototype here, and `fill` refuses it
+        # only to refuse 0; a scalar counts as one prototype here, and `fill` refuses it
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
             raise InputError("the model has no prototypes: fit anew")

@@ -8,8 +8,8 @@ and 3.4.
     residuals -> fusion /
 
 Normalisation is over an entire picture and all its channels: it is the same in training and in use, whatever
-the batch. It comes after features and residuals are joined: if residuals were normalised alone, the weak
-residuals of a good picture would become as strong as those of a defect.
+the batch. It comes after features and residuals are joined: if residuals were normalised by themselves, the
+weak residuals of a good picture would become as strong as those of a defect.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Network(nn.Module):
         Args:
             channels: Channels of the backbone's stages at strides 4, 8, 16 and 32.
             size: (H, W) of the pictures, multiples of 32.
-            width: Number of the network's channels, relative to the backbone's; its time grows with the
-                square.
-            attention: Whether there is attention; there are residual blocks in any case.
-            residuals: Whether it takes residuals; without them, it has half as many channels.
+            width: Number of the network's channels, relative to the backbone's; the time grows with the
+                square of it.
+            attention: Whether there is attention; without it, there are only residual blocks.
+            residuals: Whether the network takes residuals; without them, it has half as many channels.
         """
         super().__init__()
         *grids, _ = grids_for(size)
@@ -85,8 +85,8 @@ class Network(nn.Module):
 
         Args:
             features: Four maps `[B, C_j, H_j, W_j]`, standardised.
-            residuals: Three maps of the first three features' shapes, 0 or more; not used by a network
-                without residuals.
+            residuals: Three maps, in the shapes of the first three features, with values of at least 0; a
+                network without residuals does not use them.
 
         Returns:
             Logits `[B, 1, H, W]`.
@@ -109,11 +109,13 @@ class Network(nn.Module):
 class MultiScaleFusion(nn.Module):
     """Module that adds the maps of all other scales to every scale (3.3), as in HRNet."""
 
-    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid]):
+    def __init__(self, input_channels: Sequence[int], output_channels: Sequence[int], grids: Sequence[Grid]):
         super().__init__()
-        scales = range(len(inputs))
+        scales = range(len(input_channels))
         self.paths = nn.ModuleList(
-            nn.ModuleList(_scale_path(inputs[j], outputs[i], down=i - j, grid=grids[i]) for j in scales)
+            nn.ModuleList(
+                _scale_path(input_channels[j], output_channels[i], down=i - j, grid=grids[i]) for j in scales
+            )
             for i in scales
         )
 
@@ -127,23 +129,25 @@ class MultiScaleFusion(nn.Module):
         return fused_maps
 
 
-def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
+def _scale_path(input_channels: int, output_channels: int, down: int, grid: Grid) -> nn.Module:
     """Return layers that bring the map of a scale to another scale.
 
     Args:
-        inputs: Channels of the map.
-        outputs: Channels of the result.
+        input_channels: Number of channels of the map.
+        output_channels: Number of channels of the result.
         down: How often the map's sides are halved; below 0, they are enlarged.
         grid: (h, w) of the result.
     """
     if down < 0:
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
+        return nn.Sequential(nn.Conv2d(input_channels, output_channels, 1), _upsample(grid))
     if down == 0:
-        return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        if input_channels == output_channels:
+            return nn.Identity()
+        return nn.Conv2d(input_channels, output_channels, 1)
     layers: list[nn.Module] = []
     for _ in range(down - 1):
-        layers += [nn.Conv2d(inputs, inputs, 3, stride=2, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
+        layers += [nn.Conv2d(input_channels, input_channels, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(input_channels, output_channels, 3, stride=2, padding=1))
 
 
 class MultiSizeAttention(nn.Module):
@@ -174,7 +178,8 @@ class MultiSizeAttention(nn.Module):
         maps_of_sizes = self.qkv(self.norm(x)).split(3 * self.inner, 1)
         for parts, size_maps in zip(self.parts, maps_of_sizes, strict=True):
             q, k, v = (self.to_tokens(maps, parts) for maps in size_maps.split(self.inner, 1))
-            weights = (q * q.shape[2] ** -0.5 @ k.transpose(1, 2)).softmax(2)  # [B, parts², parts²]
+            scaled_q = q * q.shape[2] ** -0.5
+            weights = (scaled_q @ k.transpose(1, 2)).softmax(2)  # [B, parts², parts²]
             attended_maps.append(self.from_tokens(weights @ v, parts))
         attention: Tensor = self.merge(torch.cat(attended_maps, 1))
         return x + attention
@@ -210,21 +215,26 @@ class Decoder(nn.Module):
     """Module that enlarges the last stage's map to the picture's size; fused maps join it (3.4)."""
 
     def __init__(
-        self, last: int, skips: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid], size: Grid
+        self,
+        last_channels: int,
+        skip_channels: Sequence[int],
+        output_channels: Sequence[int],
+        grids: Sequence[Grid],
+        size: Grid,
     ):
         super().__init__()
         steps = []
-        inputs = last
-        scales = list(zip(skips, outputs, grids, strict=True))
-        for skip, channels, grid in reversed(scales):  # from coarse to fine
-            steps.append(UpBlock(inputs, skip, channels, grid))
-            inputs = channels
+        input_channels = last_channels
+        scales = list(zip(skip_channels, output_channels, grids, strict=True))
+        for skip_count, output_count, grid in reversed(scales):  # from coarse to fine
+            steps.append(UpBlock(input_channels, skip_count, output_count, grid))
+            input_channels = output_count
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
-        self.finest = UpBlock(inputs, skip=0, outputs=inputs, grid=half)
+        self.finest = UpBlock(input_channels, skip_channels=0, output_channels=input_channels, grid=half)
         # four logits of a pixel at half the size become two by two pixels: to enlarge all channels first
         # would take a fifth of a step's time
-        self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
+        self.head = nn.Sequential(nn.Conv2d(input_channels, 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, last: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Return logits `[B, 1, H, W]` of a defect.
@@ -243,11 +253,14 @@ class Decoder(nn.Module):
 class UpBlock(nn.Module):
     """Module that doubles a map's size, and joins the skip connection's map where there is one."""
 
-    def __init__(self, inputs: int, skip: int, outputs: int, grid: Grid):
+    def __init__(self, input_channels: int, skip_channels: int, output_channels: int, grid: Grid):
         super().__init__()
-        self.up = nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
+        self.up = nn.Sequential(nn.Conv2d(input_channels, output_channels, 1), _upsample(grid))
+        joined_channels = output_channels + skip_channels
         self.conv = nn.Sequential(
-            nn.Conv2d(outputs + skip, outputs, 3, padding=1, bias=False), PictureNorm(outputs), nn.ReLU()
+            nn.Conv2d(joined_channels, output_channels, 3, padding=1, bias=False),
+            PictureNorm(output_channels),
+            nn.ReLU(),
         )
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:

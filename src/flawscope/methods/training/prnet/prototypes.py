@@ -72,7 +72,7 @@ class KMeansResult:
 
 def k_means(
     load: LoadMaps,
-    pictures: int,
+    picture_count: int,
     *,
     seed: int = 0,
     limit: int = MAX_PICTURES,
@@ -81,11 +81,11 @@ def k_means(
 ) -> KMeansResult:
     """Run k-means over the feature maps of a scale; K is a tenth of the number of pictures.
 
-    Each restart is k-means++, then Lloyd's rule until nothing changes. The best restart counts.
+    Each restart is k-means++, then Lloyd's rule until nothing changes. The best restart gives the result.
 
     Args:
         load: Returns the maps of any pictures; called with at most `BLOCK` at once.
-        pictures: Number of pictures.
+        picture_count: Number of pictures.
         seed: Seed of the restarts, and of the random choice of pictures if there are more than `limit`.
         limit: Largest number of pictures that are used; it also bounds K.
         restarts: Number of restarts.
@@ -94,12 +94,13 @@ def k_means(
     Raises:
         InputError: There are no pictures, or a feature is NaN or infinite.
     """
-    if pictures < 1:
+    if picture_count < 1:
         raise InputError("prototypes need one good picture at least")
-    used = np.arange(pictures)
-    if pictures > limit:
-        used = np.sort(np.random.default_rng([seed, pictures]).choice(pictures, limit, replace=False))
-    numbers = torch.from_numpy(used)
+    used_pictures = np.arange(picture_count)
+    if picture_count > limit:
+        generator = np.random.default_rng([seed, picture_count])
+        used_pictures = np.sort(generator.choice(picture_count, limit, replace=False))
+    numbers = torch.from_numpy(used_pictures)
     products = gram_matrix(load, numbers)
     if not products.isfinite().all():
         raise InputError("NaN or infinite features of a good picture: use other weights or fp32")
@@ -148,14 +149,15 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
         row_points = held_points[row_block]
         rows = slice(row_block * BLOCK, row_block * BLOCK + len(row_points))
         columns = slice(column_block * BLOCK, column_block * BLOCK + len(column_points))
-        total = torch.zeros(len(row_points), len(column_points), dtype=torch.float64)
+        block_products = torch.zeros(len(row_points), len(column_points), dtype=torch.float64)
         for start in range(0, column_points.shape[1], SLICE):
             terms = slice(start, start + SLICE)
-            total += (row_points[:, terms] @ column_points[:, terms].T).double().cpu()
+            block_products += (row_points[:, terms] @ column_points[:, terms].T).double().cpu()
         if row_block == column_block:
-            total = (total + total.T) / 2
-        products[rows, columns] = total
-        products[columns, rows] = total.T
+            # rounding may make the two triangles differ
+            block_products = (block_products + block_products.T) / 2
+        products[rows, columns] = block_products
+        products[columns, rows] = block_products.T
 
     held_count = max(1, MAX_HELD_BYTES // (4 * origin.numel()) // BLOCK)  # number of blocks in memory
     with workers(origin.device) as map_blocks:
@@ -175,8 +177,9 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
 def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
     """Choose points by k-means++ (Arthur and Vassilvitskii 2007, greedy variant).
 
-    The probability to draw a point is proportional to its squared distance from the points chosen before. Of
-    a few draws, the point is chosen that leaves the smallest sum of squared distances.
+    For each choice, a few candidates are taken at random, with probabilities proportional to the squared
+    distances from the points chosen before. The choice is the candidate that leaves the smallest sum of
+    squared distances.
 
     Args:
         products: Products of the points with each other, `[n, n]` float64.
@@ -187,21 +190,22 @@ def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generat
         Numbers of the chosen points.
     """
     squares = products.diagonal()
-    trials = 2 + int(math.log(count))
+    candidate_count = 2 + int(math.log(count))
 
-    def distances(points: Tensor) -> Tensor:
+    def squared_distances(points: Tensor) -> Tensor:
         return (squares + squares[points, None] - 2 * products[points]).clamp(min=0)
 
     picks = [int(generator.integers(len(squares)))]
-    nearest = distances(torch.tensor(picks))[0]
+    nearest_squared = squared_distances(torch.tensor(picks))[0]
     while len(picks) < count:
-        cumulated = nearest.cumsum(0)
-        thresholds = torch.from_numpy(generator.random(trials)) * cumulated[-1]
-        candidates = torch.searchsorted(cumulated, thresholds, right=True).clamp(max=len(squares) - 1)
-        remaining = torch.minimum(nearest, distances(candidates))  # [trials, n]
-        best = int(remaining.sum(1).argmin())
+        # a uniform random number falls on a point with a probability proportional to its squared distance
+        cumulated = nearest_squared.cumsum(0)
+        random_sums = torch.from_numpy(generator.random(candidate_count)) * cumulated[-1]
+        candidates = torch.searchsorted(cumulated, random_sums, right=True).clamp(max=len(squares) - 1)
+        remaining_squared = torch.minimum(nearest_squared, squared_distances(candidates))  # [candidates, n]
+        best = int(remaining_squared.sum(1).argmin())
         picks.append(int(candidates[best]))
-        nearest = remaining[best]
+        nearest_squared = remaining_squared[best]
     return picks
 
 
@@ -210,12 +214,12 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
 
     Args:
         products: Products of the points with each other, `[n, n]` float64.
-        picks: Numbers of the points.
+        picks: Numbers of the points at which the centroids begin.
         iterations: Largest number of iterations.
 
     Returns:
-        Assignment `[n]` int64, every centroid with at least one point, and the objective of the assignment
-        after every iteration.
+        Number of each point's centroid, `[n]` int64, and the objective after every iteration. Every centroid
+        has at least one point.
     """
     count = len(picks)
     squares = products.diagonal()
@@ -303,7 +307,8 @@ def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | 
     points = relative.flatten(1)
     if valid_mask is None:
         return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
-    squares = valid_mask.flatten(1) @ relative.square().sum(1).flatten(1).T
+    cell_squares = relative.square().sum(1).flatten(1)  # |p|² of each cell, `[K, cells]`
+    squares = valid_mask.flatten(1) @ cell_squares.T  # |p|² over the cells that count in each picture
     return squares - 2 * (((features - middle) * valid_mask).flatten(1) @ points.T)
 
 
@@ -360,20 +365,20 @@ def leave_one_out_residual(
     other_counts = (sizes[clusters] - 1).view(-1, 1, 1, 1)
     own = prototypes[clusters]
     # the prototype p without the picture x, of n pictures: the mean of the others is p + (p - x) / (n - 1)
-    own_without = own + (own - originals) / other_counts.clamp(min=1)
-    # squared distances as in `relative_squares`, in which those to the own prototype are replaced
+    own_without_picture = own + (own - originals) / other_counts.clamp(min=1)
+    # squared distances as in `relative_squares`; those to a picture's own prototype are replaced
     middle = prototypes.mean(0)
-    relative = own_without - middle
+    relative = own_without_picture - middle
     squares = relative_squares(features, prototypes, valid_mask)
-    terms = relative * (relative - 2 * (features - middle))
+    terms = relative * (relative - 2 * (features - middle))  # their sum is |p|² - 2xp, relative to the middle
     if valid_mask is not None:
         terms = terms * valid_mask
     own_squares = terms.flatten(1).sum(1, keepdim=True)
     is_only_member = other_counts.flatten(1) == 0  # then another prototype is the nearest, if there is one
     own_squares = own_squares.masked_fill(is_only_member, float("inf"))
-    index = squares.scatter(1, clusters[:, None], own_squares).argmin(1)
-    is_own = (index == clusters).view(-1, 1, 1, 1)
-    nearest = torch.where(is_own, own_without, prototypes[index])
+    nearest_index = squares.scatter(1, clusters[:, None], own_squares).argmin(1)
+    is_own = (nearest_index == clusters).view(-1, 1, 1, 1)
+    nearest = torch.where(is_own, own_without_picture, prototypes[nearest_index])
     residuals = ((features - nearest) / std.view(-1, 1, 1)).square()
     return residuals if valid_mask is None else residuals * valid_mask
 

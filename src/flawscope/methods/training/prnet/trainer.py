@@ -53,7 +53,7 @@ class Trainer(trainer.Trainer[Batch]):
         model: Model,
         pictures: TrainingPictures,
         features: ScaleFeatureCache,
-        clusters: Sequence[KMeansResult],
+        k_means_results: Sequence[KMeansResult],
         task: Task,
     ):
         self.model = model
@@ -63,7 +63,7 @@ class Trainer(trainer.Trainer[Batch]):
         count = len(features.learnt)
         self.assignments = []
         self.cluster_sizes = []
-        for result in clusters:
+        for result in k_means_results:
             assignment = torch.full((count,), -1)  # -1: a picture that k-means did not use
             assignment[result.pictures] = result.assignment
             self.assignments.append(assignment)
@@ -115,7 +115,7 @@ class Trainer(trainer.Trainer[Batch]):
                 maps, valid_masks = self.model.mask_uncounted(maps, inside)
             residuals = self._compute_residuals(maps, valid_masks, batch)
             logits = network(self._add_noise(maps, step), residuals)
-        if inside is None and not self.features.all_cells_count:
+        if inside is None and not self.features.all_cells_count:  # without padding, the region decides
             inside = self.model.roi.expand(len(images), -1, -1)
         return [prn_loss(logits.float(), masks, inside)]
 
@@ -158,6 +158,7 @@ class Trainer(trainer.Trainer[Batch]):
                 clusters = torch.where(has_original, assignment[places.clamp(min=0)], -1)
                 was_used = clusters >= 0  # by k-means
                 if was_used.any():
+                    # `originals` has rows only for pictures that have an original
                     originals = batch.originals[scale][was_used[has_original]]
                     rows = state.upload(was_used.nonzero()[:, 0], self.device)
                     residuals[rows] = leave_one_out_residual(

@@ -47,7 +47,7 @@ class TrainingPicture(NamedTuple):
 
 @dataclass
 class TrainingPictures:
-    """Source of the pictures of a training. A picture depends on the random numbers of its call alone.
+    """Source of the pictures of a training. A picture depends only on the random numbers of its call.
 
     Attributes:
         config: Settings of the method.
@@ -68,8 +68,8 @@ class TrainingPictures:
         self.draw_texture = folder.draw if folder else None
         self.textures = _name_textures(folder) if folder else "generated textures"
         self.skipped = folder.skipped if folder else ()  # a line for each texture that cannot be read
-        most = PART_PICTURES if self.config.tile is None else 0
-        self.parts = PartMasks(self.images, self.learnt, most, self.within)
+        max_pictures = PART_PICTURES if self.config.tile is None else 0
+        self.parts = PartMasks(self.images, self.learnt, max_pictures, self.within)
 
     def good(self, place: int) -> TrainingPicture:
         """Return good picture `place` without a defect."""
@@ -81,14 +81,15 @@ class TrainingPictures:
         """Return a defective picture.
 
         Args:
-            place: Index of a good picture among those learnt from, on which a defect is put.
-            extended: Whether the defect is a seen one. If so, the result is sometimes a picture of a seen
-                defect itself, and the good picture is not used. If not, the defect is simulated.
+            place: Index, among the pictures learnt from, of the good picture on which a defect is put.
+            extended: Whether the defect is a seen one. If so, the result is sometimes the seen defect's own
+                picture, and the good picture is not used. If not, the defect is simulated.
             rng: Random numbers.
         """
         if extended and rng.random() < self.config.original:
             defect = self.seen[int(rng.integers(len(self.seen)))]
-            return TrainingPicture(defect.image, mask=_mask_tensor(defect.mask), place=-1, kind=ORIGINAL)
+            seen_mask = _mask_tensor(defect.mask)
+            return TrainingPicture(defect.image, seen_mask, place=-1, kind=ORIGINAL)  # on no good picture
         image = self.images[self.learnt[place]]
         pixels, inside = to_pixels(image)
         foreground = self.parts[self.learnt[place]]
@@ -100,9 +101,10 @@ class TrainingPictures:
             simulation = simulate_defect(pixels, rng, textures=self.draw_texture, foreground=foreground)
         changed = torch.from_numpy(simulation.picture).permute(2, 0, 1).float() / 255
         mask = simulation.mask & inside
-        # outside the defect no bit of the picture changes, also of pictures with 16 bits
+        # outside the defect no bit of the picture changes, not even in a picture with 16 bits
         defective = torch.where(torch.from_numpy(mask), changed, image)
-        return TrainingPicture(defective, _mask_tensor(mask), place, EXTENDED if extended else SIMULATED)
+        kind = EXTENDED if extended else SIMULATED
+        return TrainingPicture(defective, _mask_tensor(mask), place=place, kind=kind)
 
 
 def _name_textures(folder: TextureFolder) -> str:
@@ -164,6 +166,7 @@ class ScaleFeatureCache(FeatureCache):
         valid_masks = self.valid_cells([place], self.image(place)[None])
         if valid_masks is None:
             return maps
+        # `maps` and `valid_masks` may have the last stage, too, which has no prototypes
         return [
             scale.fill_with_mean(feature_map, valid_mask.cpu())
             for scale, feature_map, valid_mask in zip(self.model.scales, maps, valid_masks, strict=False)
