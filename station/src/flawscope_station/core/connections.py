@@ -88,18 +88,16 @@ class Timing:
         if not self._seconds:
             return {}
         seconds_by_product = {name: list(seconds) for name, seconds in list(self._seconds.items())}
-        percentile_gauges: dict[str, tuple[str, dict[str, float]]] = {
-            f"trigger_seconds_p{percent}": (
-                f"From a trigger to its output, {percent} of 100 of the last {MAX_TIMES:,} in less.",
-                {
-                    name: float(np.percentile(seconds, percent))
-                    for name, seconds in seconds_by_product.items()
-                },
-            )
-            for percent in (50, 99)
-        }
+        gauges: dict[str, tuple[str, dict[str, float]]] = {}
+        for percent in (50, 99):
+            help_text = f"From a trigger to its output, {percent} of 100 of the last {MAX_TIMES:,} in less."
+            percentiles = {
+                name: float(np.percentile(seconds, percent)) for name, seconds in seconds_by_product.items()
+            }
+            gauges[f"trigger_seconds_p{percent}"] = help_text, percentiles
         missed = {name: float(self._missed[name]) for name in seconds_by_product}
-        return {**percentile_gauges, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
+        gauges["missed_deadlines_total"] = "Triggers not answered in time.", missed
+        return gauges
 
 
 @dataclass
@@ -155,7 +153,7 @@ class ConnectionContext:
             name: Name of the product.
             number: Number of the camera among those of the owner; None: its only camera, or the cameras of
                 all views.
-            owner: Product or entry that has the cameras; None: the product.
+            owner: Product, or entry of the settings, that has the cameras; None: the product.
 
         Raises:
             InputError: A view has no camera, or no single camera was chosen.

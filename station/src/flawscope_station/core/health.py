@@ -189,7 +189,7 @@ class Health:
         return self.inspector.failure() or self._check_failure
 
     def acknowledge(self, code: str, who: str) -> Problem:
-        """Acknowledge a problem: the bar on the pages does not show it until it is over.
+        """Acknowledge a problem: as long as it lasts, the bar on the pages does not show it any more.
 
         Raises:
             NotFoundError: There is no such problem any more.

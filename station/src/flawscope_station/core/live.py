@@ -48,7 +48,8 @@ class EventBroadcaster:
             for queue, (listened_ids, loop) in list(self._listeners.items())
             if product_id in listened_ids
         ]
-        message = _format_event(event, data) if loops_and_queues else ""  # once for all: the recorder waits
+        # formatted once for all listeners, because the recorder waits for this call
+        message = _format_event(event, data) if loops_and_queues else ""
         for loop, queue in loops_and_queues:
             _put_soon(loop, queue, message)
 
@@ -276,7 +277,7 @@ class Metrics(Collector):
 
 
 def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
-    """Split a gauge's key into its pairs of label and value."""
+    """Split a gauge's key into pairs of a label's name and text."""
     if key == "":
         return ()
     parts = (key,) if isinstance(key, str) else key
@@ -288,11 +289,17 @@ def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
 
 
 def _metric_family(name: str, help_text: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
-    """Return a metric with its values, each by its pairs of label and value (`_labels`)."""
+    """Return a metric for Prometheus.
+
+    Args:
+        name: Name of the metric, without `flawscope_`.
+        help_text: Explanation of the metric.
+        values: Values of the metric by their labels, which are pairs of a label's name and text (`_labels`).
+    """
     family_class = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
     first_pairs = next(iter(values), ())  # the labels are the same for all values
-    labels = [label for label, _ in first_pairs]
-    family = family_class(f"flawscope_{name}", help_text, labels=labels)
+    label_names = [label_name for label_name, _ in first_pairs]
+    family = family_class(f"flawscope_{name}", help_text, labels=label_names)
     for pairs, value in values.items():
-        family.add_metric([label_value for _, label_value in pairs], value)
+        family.add_metric([label_text for _, label_text in pairs], value)
     return family

@@ -66,7 +66,7 @@ class Records:
 
         Args:
             product_id: Number of the product.
-            limit: Most inspections to return.
+            limit: Largest number of inspections.
             after: Number of the inspection after which the list begins.
             reader: Page that shows them; "": none, and nothing is leased.
         """
@@ -148,11 +148,11 @@ class Overview:
         Raises:
             NotFoundError: There is no such product.
         """
-        number = self.addresses.product_id(name)
-        version_list = self.versions.list_versions(number)
+        product_id = self.addresses.product_id(name)
+        version_list = self.versions.list_versions(product_id)
         active = next((version for version in version_list["versions"] if version["active"]), None)
-        entry = self.addresses.configured_name(name)
-        totals = self.store.totals(number)
+        configured_name = self.addresses.configured_name(name)
+        totals = self.store.totals(product_id)
         facts = {
             **self._state(name),
             "name": name,
@@ -164,8 +164,8 @@ class Overview:
             "inspections": totals["inspections"],
             "waiting": totals["waiting"],
             "folder": self.addresses.settings_of(name).folder,
-            "found_at": None if entry == name else entry,
-            "tolerances": self.inspector.judge.tolerances.in_force(number),
+            "found_at": None if configured_name == name else configured_name,
+            "tolerances": self.inspector.judge.tolerances.in_force(product_id),
             "sinks": self.sinks.facts(name),
         }
         return Product.model_validate(facts)

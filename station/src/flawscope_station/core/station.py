@@ -300,7 +300,7 @@ class Station:
         self.menu += extension.menu
         self._services += extension.services
         self._inputs += extension.inputs
-        # with each object: whether nothing is inspected without its threads
+        # pairs of an object and whether inspections need its threads
         self._watched += [(owner, True) for owner in extension.inspecting]
         self._watched += [(owner, False) for owner in extension.watched]
         self._watched += [(service, False) for service in extension.services]

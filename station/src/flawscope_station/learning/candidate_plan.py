@@ -189,7 +189,7 @@ class ValidVerdicts:
 
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
-    """Return the latest verdicts on a product's inspections that were not taken back."""
+    """Return the latest valid verdicts (those not taken back) on a product's inspections."""
     column_names = "id", "picture", "name", "view", "verdict", "anomalous", "version_id", "score", "severity"
     latest_verdicts = (
         select(
@@ -286,9 +286,9 @@ def draw_good_pictures(
     A part is good if the model passed it and no verdict calls it a defect, or if a person called it good. All
     good parts have the same chance. Of a part in several views, a random view is taken.
 
-    If a share of the flagged parts is not reviewed yet, the same share of the passed parts is left out, so
-    that false alarms have their true share of the good parts. Parts within tolerance and challenge parts are
-    left out, because they have defects.
+    Only reviewed parts can be false alarms. If a share of the flagged parts is not reviewed yet, the same
+    share of the passed parts is left out, so that false alarms are as frequent as among all good parts. Parts
+    within tolerance and challenge parts are left out, because they have defects.
 
     Args:
         connection: Connection to the database.

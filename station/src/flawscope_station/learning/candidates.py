@@ -209,7 +209,7 @@ class Learning:
         learn = self.settings.get(product_id)
         rows = self.candidates.latest(product_id)
         valid = self._read_verdicts(product_id)
-        reason_against = None
+        why_no_learning = None
         unsure: list[int] = []
         try:
             active = self._learning_version(product_id)
@@ -217,9 +217,9 @@ class Learning:
             last_judgement = last_facts.get("judgement") or {}  # empty while the candidate is being made
             unsure = find_unsure(valid, active, last_judgement.get("unsure", ()))
         except InputError as error:
-            reason_against = str(error)
+            why_no_learning = str(error)
         return {
-            "why_not": reason_against,
+            "why_not": why_no_learning,
             "after": None if learn is None else learn.after,
             "keep": (learn or LearningSettings()).keep,
             "false_alarms": sum(verdict.verdict == "good" for verdict in valid.corrections),
@@ -279,16 +279,16 @@ class Learning:
     def _look(self) -> None:
         """Queue a candidate for each product that has enough new corrections.
 
-        Only products with a new verdict or a new model since the last look are examined, because reading all
-        corrections of a product takes long.
+        Reading all corrections of a product takes long. Therefore a product is examined only if it has a new
+        verdict or a new model since the last look, or if its corrections could not be counted then.
         """
         for product_id, learn in self.settings.items():
             state = self.candidates.state(product_id)
-            last_state, is_counted = self._last_looks.get(product_id, (None, False))
-            if state != last_state or not is_counted:
+            last_state, are_counted = self._last_looks.get(product_id, (None, False))
+            if state != last_state or not are_counted:
                 # without settings of learning, corrections need not be counted
-                is_counted = learn is None or self._queue_if_enough(product_id, learn)
-            self._last_looks[product_id] = state, is_counted
+                are_counted = learn is None or self._queue_if_enough(product_id, learn)
+            self._last_looks[product_id] = state, are_counted
 
     def _queue(self, product_id: int, start: int, who: str, how: LearningWay = "") -> int:
         """Queue a candidate that starts from a version, and return its number."""
@@ -302,7 +302,7 @@ class Learning:
         model that cannot be read is reported as a problem.
         """
         problem = None
-        is_counted = True
+        are_counted = True
         try:
             rows = self.candidates.latest(product_id)
             if not any(row.status in jobs.UNFINISHED for row in rows):
@@ -312,13 +312,13 @@ class Learning:
         except StoreError:
             raise
         except CannotLearnError:
-            is_counted = False
+            are_counted = False
         except Exception as error:
-            is_counted = False
+            are_counted = False
             problem = f"no version can be made from corrections: {message_with_type(error)}"
         # another code than `learning_NUMBER`, the code of a problem with the last candidate
         self.report(f"learning_model_{product_id}", problem)
-        return is_counted
+        return are_counted
 
     def _make(self, row: JobRow) -> None:
         """Make the candidate of a job, and report a failure.

@@ -242,7 +242,7 @@ class Draft:
             name: File name that was sent, perhaps with folders.
 
         Raises:
-            InputError: The file is no picture, damaged, a raw file, or defective by its name.
+            InputError: The file is no picture, is damaged, is a raw file, or has a name that means a defect.
             TooLargeError: The picture has too many pixels.
             DraftFullError: There are as many pictures as a product can have.
             NotFoundError: The draft was removed.
@@ -464,9 +464,9 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
         limits: Limits of an upload, which apply to each file in the zip.
 
     Raises:
-        OtherFileError: It is a document, or a package of a program.
-        InputError: It is no zip, is far larger when unpacked than pictures are, or has folders whose names
-            leave open whether their pictures are good.
+        OtherFileError: The file is a document, or a package of a program.
+        InputError: The file is no zip, or is far larger when unpacked than pictures are, or has a folder
+            whose name does not say whether its pictures are good.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -480,7 +480,7 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                     "pictures alone"
                 )
             entry_by_path = {entry.filename.replace("\\", "/"): entry for entry in entries}
-            # path -> function that reads the file, which may be a list of the good pictures
+            # path -> function that reads this file; the check needs it where a file lists the good pictures
             reader_by_path = {
                 entry_path: partial(_read_list, file, entry, limits)
                 for entry_path, entry in entry_by_path.items()

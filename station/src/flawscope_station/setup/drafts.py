@@ -131,7 +131,8 @@ class Drafts:
                 status, facts = earlier_job
                 number = self.jobs.add(FIT, str(draft.state.get("by", "")), facts, draft=name)
                 self.jobs.change(number, status)
-            draft.forget_earlier(*draft_module.OLD_LIVE_KEYS)  # `LiveProducts` reads and drops these later
+            # `OLD_LIVE_KEYS` are kept: `LiveProducts` reads them later, and forgets them then
+            draft.forget_earlier(*draft_module.OLD_LIVE_KEYS)
         return draft
 
     # ---- drafts
@@ -201,7 +202,7 @@ class Drafts:
             name: Name of the zip, for errors.
 
         Raises:
-            InputError: It is no zip, or has no files.
+            InputError: The file is no zip, or has no files.
             StoreError: A picture cannot be written.
         """
         results = list(draft.add_all(read_zip(path, name, self.limits)))
@@ -289,7 +290,11 @@ class Drafts:
             self.queue.stop_job(job.id)
 
     def _run_fit(self, draft: Draft, fit_options: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a fit in the process that makes models, and return its results. WorkerError."""
+        """Run a fit in the process that makes models, and return its results.
+
+        Raises:
+            WorkerError: The fit failed, or the process ended.
+        """
         cores = machine.usable_cores()
         job = {
             "do": FIT,

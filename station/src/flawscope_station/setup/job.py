@@ -176,7 +176,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
             "milliseconds": round(1000 * trial.seconds),
         }
         for trial in choice.shown()
-        if trial.rounds
+        if trial.rounds  # without rounds there is no result
     ]
     return {
         "chosen": _describe_options(choice.flags),
@@ -188,7 +188,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _describe_options(flags: str) -> list[dict[str, str]]:
-    """Return for each option of a trial the `key` of a text of the page, and the `value` in that text.
+    """Return a text for each option of a trial, as its `key` among the page's texts and a `value` to insert.
 
     Args:
         flags: Options of the command line that change the network's input; empty: pictures are used as they

@@ -141,7 +141,7 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
     cursor_by_place = dict[int, StoredCursor]()
 
     def assign_cursor(place: int, is_suitable: Callable[[StoredCursor], bool]) -> bool:
-        """Assign the first suitable cursor of the sink's kind to the sink at a place, unless it has one.
+        """Give the sink at a place the first suitable cursor of its kind, unless the sink has a cursor.
 
         Returns:
             Whether a cursor was assigned.

@@ -230,7 +230,7 @@ class Delivery(BackgroundThread):
         self._note_refused = note_refused
         self._report_remark = report_remark
         self.error: str | None = None
-        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
+        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, spread=0.25)
         self._refusal_counts: dict[str, int] = {}  # by id of the message
         self._behind_since: float | None = None  # time since which messages have always waited
         self._polled_at = time.monotonic()  # when all outboxes were read last, even if none was due
@@ -344,7 +344,8 @@ class Delivery(BackgroundThread):
                 self._report_if_behind()
             box.advance(batch.end)
         finally:
-            # without messages the cursor passed only records that the sink does not want: it is saved rarely
+            # In a batch without messages, the cursor has only passed records that the sink does not want. It
+            # is then saved only if the sink is behind.
             if batch.messages or box.is_behind:
                 box.save()
 

@@ -164,7 +164,10 @@ class FolderSink(Sink):
 
 
 def _stem(message: Message) -> str:
-    """Return the stem of a message's file names: number, name or part, and number of the verdict."""
+    """Return the stem of a message's file names: `NUMBER-TITLE-verdict-NUMBER`.
+
+    The title is the picture's name; if the part has several views, it is the part's name.
+    """
     is_multi_view = len(message.data["views"]) > 1
     title = str(message.data["part"]) if is_multi_view else Path(str(message.data["name"])).stem
     number = f"{message.number:06}"

@@ -313,7 +313,7 @@ class MqttSink(Sink):
             if self._is_cut:
                 self._cut_counts[topic] += 1
             raise
-        del self._cut_counts[topic]
+        self._cut_counts.pop(topic, None)
         self._retained[topic] = payload
 
     def _publish(self, topic: str, text: str, retain: bool = False, timeout: float = ANSWER_TIMEOUT) -> None:
@@ -355,23 +355,24 @@ class MqttSink(Sink):
         if self._lost_reason is None:
             return
         if self._client is not None:
-            self._client.on_disconnect = None  # this end is no loss of the new connection
+            # the old connection ends on purpose, which must not be reported as a loss of the new one
+            self._client.on_disconnect = None
             self._client.disconnect()
             self._client.loop_stop()
-        has_answer = threading.Event()
+        answered = threading.Event()
 
         def on_connect(
             client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
         ) -> None:
             self._lost_reason = f"it refuses the station: {reason}" if reason.is_failure else None
-            has_answer.set()
+            answered.set()
 
         def on_disconnect(
             client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
         ) -> None:
             self._is_cut = self._lost_reason is None
             self._lost_reason = self._lost_reason or f"the connection is lost: {reason}"
-            has_answer.set()
+            answered.set()
 
         self._client = self.make_client()
         self._client.on_connect = on_connect
@@ -382,7 +383,7 @@ class MqttSink(Sink):
         self._own_status_count = 0
         self._open_connection(self._client)
         self._client.loop_start()
-        has_answer.wait(ANSWER_TIMEOUT)
+        answered.wait(ANSWER_TIMEOUT)
         if self._lost_reason is not None:
             raise UndeliveredError(self._lost_reason)
         self._retained.clear()  # a broker that was started again may have forgotten all messages
