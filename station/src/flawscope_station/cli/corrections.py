@@ -176,8 +176,8 @@ def _write(corrected: PicturesByHash, target: Path) -> None:
     """Write pictures, masks and the table into the folder `target`."""
     rows: list[tuple[object, ...]] = []
     for pictures in corrected.values():
-        # of identical files only one is written: preferably one whose kind of defect is known, which names
-        # the folder
+        # Only one of several identical files is written, if possible one whose kind of defect is known: the
+        # kind is the name of its folder.
         with_kind = [picture for picture in pictures if picture.inspection.kind]
         preferred_picture = (with_kind or pictures)[0]
         file = _fetch(preferred_picture, target)

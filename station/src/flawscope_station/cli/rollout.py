@@ -55,7 +55,11 @@ class StationList(Section):
 
 
 def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
-    """Read the list of stations; paths in it are relative to the file. InputError."""
+    """Read the list of stations; paths in the list are relative to the file.
+
+    Raises:
+        InputError: The file cannot be read, is invalid, or has no stations.
+    """
     try:
         station_list = read_as(StationList, read_file(Path(path)), home=Path(path).resolve().parent)
         stations = station_list.stations
@@ -67,7 +71,11 @@ def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
 
 
 def open_client(address: StationAddress) -> Client:
-    """Return a client of a station, with its token. InputError."""
+    """Return a client of a station, with its token.
+
+    Raises:
+        InputError: The token cannot be read, or the address is invalid.
+    """
     token = None if address.token_file is None else secret(address.token_file, "token_file")
     return Client(address.url, token, tries=2)
 
@@ -162,6 +170,7 @@ class RolloutStation:
         """
         state = self._read(self._path)
         kinds_and_products = zip(state["problems"], state["problem_products"], strict=True)
+        # product None: the problem concerns all products, or the only one
         product_kinds = {kind for kind, product in kinds_and_products if product in (None, self.product)}
         problems: list[dict[str, Any]] = self._read("status")["problems"]
         is_store_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)

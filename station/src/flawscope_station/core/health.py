@@ -104,18 +104,18 @@ class Health:
         configured_numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
         for name, number in configured_numbers.items():
-            why = None if number in models.active else f"no model is open for {name}"
-            self.report(f"no_model_{number}", why, stops=True)
+            model_text = None if number in models.active else f"no model is open for {name}"
+            self.report(f"no_model_{number}", model_text, stops=True)
         late_products = self.inspector.intake.late_products(LATE_SECONDS)
         for number, name in list(self.addresses.names.items()):
-            text = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
-            self.report(f"late_{number}", text if number in late_products else None)
+            late_text = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
+            self.report(f"late_{number}", late_text if number in late_products else None)
         is_waiting = self.oldest_seconds() > WAITING_SECONDS
-        text = (
+        waiting_text = (
             f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "
             f"or the database is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
         )
-        self.report("waiting", text if is_waiting else None)
+        self.report("waiting", waiting_text if is_waiting else None)
 
     def state_of(
         self, name: str, number: str | None = None, cameras: Sequence[State] | None = None

@@ -216,7 +216,7 @@ class Metrics(Collector):
         self.store_gauges: list[Callable[[], Gauges]] = []
         self._stored: dict[Callable[[], Gauges], Gauges] = {}  # last result of each of `store_gauges`
         self._pool = WatchedPool(1, "metrics", SCRAPE_PATIENCE)
-        self._asking: Future[None] | None = None  # last call of `_ask_store`
+        self._store_call: Future[None] | None = None  # last call of `_ask_store`
         self._lock = threading.Lock()
 
         def counter(name: str, help_text: str, label: str) -> Counter:
@@ -247,10 +247,10 @@ class Metrics(Collector):
     async def scrape(self) -> bytes:
         """Return the values within `SCRAPE_SECONDS`; where the store does not answer, its last values."""
         with self._lock:
-            if self._asking is None or self._asking.done():
-                self._asking = self._pool.submit(self._ask_store)
-            asking = self._asking
-        await asyncio.wait([asyncio.wrap_future(asking)], timeout=SCRAPE_SECONDS)
+            if self._store_call is None or self._store_call.done():
+                self._store_call = self._pool.submit(self._ask_store)
+            store_call = self._store_call
+        await asyncio.wait([asyncio.wrap_future(store_call)], timeout=SCRAPE_SECONDS)
         return generate_latest(self.registry)
 
     @property

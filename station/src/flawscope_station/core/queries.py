@@ -140,7 +140,7 @@ class Overview:
         self.inspector = context.inspector
         self.versions = context.addresses.versions
         # by product: time of the last comparison as `time.monotonic` counts, and its state
-        self._promised: dict[str, tuple[float, str]] = {}
+        self._rate_comparisons: dict[str, tuple[float, str]] = {}
 
     def facts(self, name: str) -> Product:
         """Return a product as the API shows it.
@@ -307,25 +307,26 @@ class Overview:
         Raises:
             StoreError: The store cannot be used.
         """
-        # each by name of the product
-        waiting = dict[str, float]()
-        version = dict[str, float]()
-        latest = dict[str, float]()
+        # by name of the product
+        waiting_counts = dict[str, float]()
+        version_numbers = dict[str, float]()
+        last_times = dict[str, float]()
+        # by name of the product and the pair of label and hash; the value is always 1
         hashes = dict[LabelledKey, float]()
         for name, number in list(self.addresses.products.items()):
-            waiting[name] = float(self.store.waiting_count(number))
+            waiting_counts[name] = float(self.store.waiting_count(number))
             row = self.versions.active_row(number)
-            version[name] = 0.0 if row is None else float(row.id)
+            version_numbers[name] = 0.0 if row is None else float(row.id)
             if row is not None:
                 hashes[name, ("hash", row.hash)] = 1.0
             last_at = self.store.last_at(number)
             if last_at is not None:
-                latest[name] = last_at / 1e6
+                last_times[name] = last_at / 1e6
         return {
-            "review_waiting": ("Pictures to be reviewed.", waiting),
-            "version": ("The model that judges.", version),
+            "review_waiting": ("Pictures to be reviewed.", waiting_counts),
+            "version": ("The model that judges.", version_numbers),
             "model": ("SHA-256 of the file of the model that judges.", hashes),
-            "last_inspection_timestamp_seconds": ("Of the last part recorded.", latest),
+            "last_inspection_timestamp_seconds": ("Of the last part recorded.", last_times),
             "store_bytes": ("Of the database.", {"": float(self.store.database.size())}),
             "promise_kept": ("1 where the false-alarm rate is kept on the line.", self._promises()),
         }
@@ -338,15 +339,15 @@ class Overview:
         """
         latest_due = time.monotonic() - PROMISE_INTERVAL
         for name, number in list(self.addresses.products.items()):
-            compared_at, _ = self._promised.get(name, (-math.inf, ""))
+            compared_at, _ = self._rate_comparisons.get(name, (-math.inf, ""))
             if compared_at < latest_due:
                 comparison = compare_false_alarm_rates(self.versions, number)
                 state = comparison["state"] if comparison else ""
-                self._promised[name] = time.monotonic(), state
+                self._rate_comparisons[name] = time.monotonic(), state
                 break  # the other products have their turns at the next calls
         gauge_by_state = {"kept": 1.0, "broken": 0.0}
         gauges = {}
-        for name, (_, state) in list(self._promised.items()):
+        for name, (_, state) in list(self._rate_comparisons.items()):
             if name in self.addresses.products and state in gauge_by_state:
                 gauges[name] = gauge_by_state[state]
         return gauges

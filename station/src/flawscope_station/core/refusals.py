@@ -96,10 +96,10 @@ class Refusals:
         is_challenge_part = isinstance(error, NotProductionError)  # it is no part of the line
         if not is_registered or is_challenge_part:
             return code
-        # a product that an entry finds is configured under the name of the entry
-        is_entry = self.addresses.configured_name(name) == name
+        # The settings of a product stand under its own name, or under the name of the entry that finds it.
+        has_own_settings = self.addresses.configured_name(name) == name
         for product, number in list(self.addresses.products.items()):
-            is_found_by_entry = is_entry and self.addresses.configured_name(product) == name
+            is_found_by_entry = has_own_settings and self.addresses.configured_name(product) == name
             if product == name or is_found_by_entry:
                 refusal: Refusal = {
                     "at": iso(now()),

@@ -133,7 +133,8 @@ class Station:
 
     def _make_housekeeping(self, settings: Settings) -> None:
         """Make the watch of the machine, and the housekeeping, which removes old files and rows."""
-        # the reports of the shifts of the last days need their records
+        # The reports of the last days' shifts need the records of these days, and of one more: the first
+        # shift may begin on the day before.
         record_seconds = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, self.report)
         self.housekeeping = Housekeeping(
@@ -224,7 +225,7 @@ class Station:
         )
 
     def _add_components(self, settings: Settings) -> None:
-        """Add the components, in the order in which they start; they end the other way."""
+        """Add the components, in the order in which they start; they end in reverse order."""
         self._add(self._store_extension())
         self._add(Extension(components=(self.machine,), services=(self.machine,)))
         if settings.syslog is not None:

@@ -346,8 +346,8 @@ def draw_good_pictures(
 def _good_parts(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
     """Return the numbers of the good parts among the line's inspections, in ascending order.
 
-    These are all false alarms, and random passed parts. The share of the passed parts that is taken equals
-    the share of the flagged parts that is reviewed.
+    These are all false alarms, and random passed parts. If a third of the flagged parts is reviewed, a third
+    of the passed parts is taken.
     """
     flagged = [row for row in rows if row.anomalous]
     reviewed = [row for row in flagged if row.verdict is not None]

@@ -111,7 +111,11 @@ class Learning:
         self.queue.wake()
 
     def candidate(self, product_id: int, number: int) -> records.Candidate:
-        """Return a product's candidate by its number, with its progress while it is made. NotFoundError."""
+        """Return a product's candidate by its number, with its progress while it is made.
+
+        Raises:
+            NotFoundError: There is no such candidate.
+        """
         return records.Candidate.of(self.candidates.row(product_id, number), self.queue.step(number))
 
     # ---- requests of people
@@ -238,14 +242,14 @@ class Learning:
             valid: The product's verdicts now.
             rows: Jobs of the candidates, newest first; a queued job has no verdicts yet.
         """
-        last_verdicts: list[int] = []  # numbers of the corrections when the last candidate was made
+        last_ids: list[int] = []  # numbers of the verdicts when the last candidate was made
         for row in rows:
-            job_verdicts = json.loads(row.facts).get("verdicts")
-            if job_verdicts is not None:
-                last_verdicts = job_verdicts
+            verdict_ids = json.loads(row.facts).get("verdicts")
+            if verdict_ids is not None:
+                last_ids = verdict_ids
                 break
-        changed_verdicts = {*valid.verdicts} ^ {*last_verdicts}  # in one of the two sets only
-        return len(changed_verdicts)
+        changed_ids = {*valid.verdicts} ^ {*last_ids}  # in only one of the two sets
+        return len(changed_ids)
 
     def _read_verdicts(self, product_id: int) -> ValidVerdicts:
         with self.database.reading() as connection:
@@ -343,6 +347,7 @@ class Learning:
             how = json.loads(row.facts).get("asked", "")
             job = {
                 "active": str(active.file),
+                # an export cannot be taught further: its trained model is named in the settings
                 "trained": start_file if active.is_trained else learn.trained,
                 "out": str(out),
                 "how": how,

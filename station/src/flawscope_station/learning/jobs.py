@@ -200,7 +200,11 @@ class Jobs:
         return {int(row.version_id): row for row in rows}  # later jobs replace earlier ones
 
     def row(self, product_id: int, number: int) -> CandidateRow:
-        """Return a product's job, with the state of its version. NotFoundError."""
+        """Return a product's job, with the state of its version.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
         row = self.database.row(
             _with_version_state().where(jobs.c.product_id == product_id, jobs.c.id == number)
         )
@@ -286,7 +290,7 @@ class JobQueue(BackgroundThread):
         self._current: JobRow | None = None
         self._step: JobStep | None = None
         self._stage_start = 0.0  # time at which the current stage began
-        self._estimate_end = 0.0  # time until which the current step's estimate of the rest is shown
+        self._estimate_end = 0.0  # time until which the estimated remaining time of a step is shown
 
     @override
     def start(self) -> None:

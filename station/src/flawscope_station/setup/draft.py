@@ -115,7 +115,7 @@ def refuse_defect_folder(name: str) -> None:
     parts = [part for part in re.split(r"[/\\\\]", name) if part not in ("", "..") and ":" not in part]
     relative_path = "/".join(parts)
     if not decoding.is_picture(relative_path):
-        relative_path += ".png"  # the check reads names of pictures alone
+        relative_path += ".png"  # the check reads only the names of pictures
     try:
         refuse_unknown_names("pictures", [relative_path])
     except InputError:
@@ -354,7 +354,11 @@ class Draft:
                 self.version += 1
 
     def path(self, name: str) -> Path:
-        """Return the path of a picture, also of one that was left out. NotFoundError."""
+        """Return the path of a picture, also of one that was left out.
+
+        Raises:
+            NotFoundError: There is no such picture.
+        """
         for paths in self._by_size.values():
             for path in paths:
                 if path.name == name:
@@ -485,7 +489,7 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                 entry_path: partial(_read_list, file, entry, limits)
                 for entry_path, entry in entry_by_path.items()
             }
-            refuse_unknown_names(name, entry_by_path, reader_by_path, "pack the good ones alone")
+            refuse_unknown_names(name, entry_by_path, read=reader_by_path, remedy="pack the good ones alone")
             for entry in entries:
                 yield entry.filename, _read_entry(file, entry, limits)
     except InputError:

@@ -112,8 +112,10 @@ class Drafts:
         self.trier = Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
         self.live_of: Callable[[Draft], LiveFacts | None] = lambda draft: None
-        homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
-        self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
+        drafts_folder = files.folder / draft_module.DRAFTS_FOLDER
+        state_paths = sorted(drafts_folder.glob(f"*/{draft_module.STATE_FILE}"))
+        names = [state_path.parent.name for state_path in state_paths]
+        self._drafts = {name: self._load_draft(name) for name in names}
         self._lock = threading.RLock()
         self._trials = Turns(1, MAX_TRIALS)
         self._ended_search = 0  # number of the job whose search for settings a person has stopped
@@ -188,7 +190,11 @@ class Drafts:
         self.checks.forget(draft)
 
     def add(self, draft: Draft, files: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
-        """Store pictures, given as name and content, and return the result of each. StoreError."""
+        """Store pictures, given as name and content, and return the result of each.
+
+        Raises:
+            StoreError: A picture cannot be written.
+        """
         results = list(draft.add_all(files))
         self.checks.wake()
         return results
@@ -212,7 +218,16 @@ class Drafts:
         return results
 
     def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
-        """Leave pictures out (`out`), or take them back. InputError: the model is being fitted to them."""
+        """Leave pictures out, or take them back.
+
+        Args:
+            draft: Draft of the pictures.
+            names: File names of the pictures.
+            out: True: leave the pictures out; False: take them back.
+
+        Raises:
+            InputError: The model is being fitted to them.
+        """
         if self.stage(draft) == RUNNING:
             raise InputError(
                 f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
@@ -346,8 +361,8 @@ class Drafts:
             job = self.jobs.of_draft(draft.name)
             if job is None or job.id != row.id or job.status != RUNNING:
                 return  # a person stopped or removed it meanwhile
-            origin = {"options": fit_options, "learns_from": pictures, "asked_at": row.created_at}
-            draft.change(result={**results, **origin})
+            fit_request = {"options": fit_options, "learns_from": pictures, "asked_at": row.created_at}
+            draft.change(result={**results, **fit_request})
             self.jobs.change(row.id, DONE)
         self.say(f"new product {draft.name}: it has learnt")
 

@@ -89,7 +89,7 @@ def report_images(renderer: InspectionRenderer, product_id: int, summary: Period
         summary: Summary of the period.
 
     Raises:
-        BusyError: the station has no time or memory for it now.
+        BusyError: The station has no time or memory for the pictures now.
     """
     heat = None
     worst = dict[int, str]()

@@ -102,7 +102,8 @@ def hand_on_cursors(
                 row_conditions = cursor_conditions(product_id, cursor.row.sink)
                 key = cursor_key(sinks_by_place[place], place)
                 values = {"sink": key, **positions}
-                if cursor.hash not in key:  # nothing was delivered to the new address
+                # another hash: the sink has a new address, to which nothing was delivered yet
+                if cursor.hash not in key:
                     values |= {"delivered": 0, "refused": 0}
                 connection.execute(update(deliveries).where(*row_conditions).values(values))
                 refused_conditions = (

@@ -242,7 +242,7 @@ class MqttSink(Sink):
             self._own_status_count -= 1
             return
         self._heard_at = time.monotonic()
-        # two stations that answered each `online` at once would never stop
+        # after a while, because two stations that answer every `online` at once would answer each other forever
         is_due = self._heard_at > self._renewed_at + RENEWAL_SECONDS
         if is_due or not is_online:
             self._must_renew_status = True

@@ -81,7 +81,7 @@ class Webhook(Sink):
         self.pictures = pictures
         self.address = settings.webhook
         if settings.secret_file is not None:
-            read_secrets(settings.secret_file)
+            read_secrets(settings.secret_file)  # raises where it cannot be used; `send` reads it again
         self._loop = asyncio.new_event_loop()  # so that an exchange can be ended as a whole
         self._client = httpx.AsyncClient(
             verify=tls_context(settings.ca_file),
@@ -202,7 +202,8 @@ def read_secrets(path: str) -> list[bytes]:
         InputError: The file cannot be read, or has other content, which the message does not show.
     """
     try:
-        lines = text_files.read_text(path).split() or [""]  # an empty file is an error, as a wrong line is
+        # an empty file counts as an empty line, which `_parse_secret` refuses
+        lines = text_files.read_text(path).split() or [""]
         return [_parse_secret(line) for line in lines]
     except OSError as error:
         raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
