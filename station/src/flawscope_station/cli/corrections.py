@@ -156,7 +156,7 @@ def _reviewed_pictures(client: Client, product: str | None) -> Iterator[Reviewed
 
 
 def _pictures_of(inspection: Inspection, client: Client, product: str) -> Iterator[ReviewedPicture]:
-    """Yield the pictures of an inspection to which its verdict applies; removed pictures are left out.
+    """Yield those pictures of an inspection that its verdict applies to; removed pictures are left out.
 
     If a part in several views is good, the verdict applies to the picture of each view. If the part has a
     defect, the verdict does not say in which view, and no picture is yielded.

@@ -197,33 +197,33 @@ class Overview:
         Raises:
             NotFoundError: There is no such product.
         """
-        number = self.addresses.product_id(name)
-        entry = self.addresses.configured_name(name)
+        product_id = self.addresses.product_id(name)
+        configured_name = self.addresses.configured_name(name)
         problems = self.health.problems()
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]
         problem_kinds = [problem.kind for problem in open_problems]
         problem_products = [self._problem_product(problem) for problem in open_problems]
         standstill = self.health.state_of(name)
-        pause = self.pauses.of(number)
+        pause = self.pauses.of(product_id)
         paused = None if pause is None else pause.to_dict()
-        sources = [source.state.to_dict() for source in self.context.sources[entry]]
+        sources = [source.state.to_dict() for source in self.context.sources[configured_name]]
         # parts that came by the entry count, too: their product is not known yet
-        product_ids = {number, self.addresses.entries.get(entry, number)}
-        backlog = sum(self.inspector.backlog(product_id) for product_id in product_ids)
+        waiting_ids = {product_id, self.addresses.entries.get(configured_name, product_id)}
+        backlog = sum(self.inspector.backlog(waiting_id) for waiting_id in waiting_ids)
         return {
             "backlog": backlog,
-            "rate": round(self.inspector.intake.rate(number), 2),
-            "views": self.inspector.judge.parts.views(number),
+            "rate": round(self.inspector.intake.rate(product_id), 2),
+            "views": self.inspector.judge.parts.views(product_id),
             "problem": problems[0].text if problems else None,
             "problems": problem_kinds,
             "problem_products": problem_products,
             "stopped": None if standstill is None else standstill.kind,
             "paused": paused,
-            "refused": self.context.refusals.last(number),
+            "refused": self.context.refusals.last(product_id),
             "started": iso(self.context.refusals.since),
             "sources": sources,
-            "timing": self.context.timing.facts(entry),
-            "promised": active_promise_facts(self.versions, number),
+            "timing": self.context.timing.facts(configured_name),
+            "promised": active_promise_facts(self.versions, product_id),
         }
 
     def _problem_product(self, problem: Problem) -> str | None:
@@ -266,24 +266,25 @@ class Overview:
 
     def _source_gauges(self) -> Gauges:
         """Return counts of the sources by product; {} where no product has a source."""
-        dropped = dict[str, float]()
-        broken = dict[str, float]()
-        away = dict[str, float]()
+        # by name of the product
+        dropped_counts = dict[str, float]()
+        broken_counts = dict[str, float]()
+        away_counts = dict[str, float]()
         for name, sources in self.context.sources.items():
             if not sources:
                 continue
             states = [source.state for source in sources]
-            dropped[name] = float(sum(state.dropped for state in states))
-            broken[name] = float(sum(state.broken for state in states))
-            away[name] = float(sum(state.is_lost for state in states))
-        if not dropped:
+            dropped_counts[name] = float(sum(state.dropped for state in states))
+            broken_counts[name] = float(sum(state.broken for state in states))
+            away_counts[name] = float(sum(state.is_lost for state in states))
+        if not dropped_counts:  # no product has a source
             return {}
         return {
-            "frames_dropped": ("Frames that came while others were inspected.", dropped),
-            "frames_broken": ("Frames that could not be decoded or were refused.", broken),
+            "frames_dropped": ("Frames that came while others were inspected.", dropped_counts),
+            "frames_broken": ("Frames that could not be decoded or were refused.", broken_counts),
             "sources_away": (
                 "Folders and cameras that cannot be reached, and cameras that repeat a frame.",
-                away,
+                away_counts,
             ),
         }
 

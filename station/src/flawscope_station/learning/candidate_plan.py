@@ -401,19 +401,20 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     """
     valid = read_verdicts(conn, product_id)
     called_good = {verdict.number for verdict in valid.usable_verdicts if verdict.verdict == GOOD}
+    # a removed picture still counts as good: it was good when a version learnt from it
     still_good = called_good | set(valid.removed)
-    # a removed picture still counts as good, as when it was learnt from
     start, learnt = _valid_start(conn, product_id, active.number, still_good)
     already_learnt = {*learnt} if active.is_trained else set()  # for an export, everything is learnt anew
     count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
     line_rows = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
     plan_pictures = []
     for verdict in valid.usable_verdicts:
-        is_of_line = verdict.verdict == GOOD and verdict.number in line_rows
-        if is_of_line:
+        is_random_good = verdict.verdict == GOOD and verdict.number in line_rows
+        if is_random_good:
             del line_rows[verdict.number]  # the loop below adds only pictures that are not reviewed
         is_new = verdict.number not in already_learnt
-        plan_pictures.append(_reviewed_fields(verdict, active, files, is_drawn=is_of_line, is_new=is_new))
+        fields = _reviewed_fields(verdict, active, files, is_drawn=is_random_good, is_new=is_new)
+        plan_pictures.append(fields)
     for row in line_rows.values():
         plan_pictures.append({**_picture_fields(row, files), "good": True, "drawn": True, "judged": False})
     return Plan(start, learnt, valid, plan_pictures)

@@ -331,7 +331,7 @@ class JobQueue(BackgroundThread):
     def step(self, number: int) -> JobStep | None:
         """Return the progress of a job; None: it is not running.
 
-        If a step takes much longer than estimated, the estimate of the rest (`left`) is None.
+        If a step takes much longer than estimated, the estimated remaining time (`left`) is None.
         """
         with self._lock:
             is_running = self._current is not None and self._current.id == number

@@ -173,8 +173,9 @@ class Draft:
         fact_keys = ["learns_from", "error", "error_options"]
         facts: dict[str, Any] = {"learns_from": []}
         facts |= {key: self.state[key] for key in fact_keys if key in self.state}
-        other_keys = {*STATE_KEYS, *OLD_LIVE_KEYS, *fact_keys, "stage", "asked_at"}
-        facts["options"] = {key: value for key, value in self.state.items() if key not in other_keys}
+        # all other keys of the state are options of the fit
+        no_option_keys = {*STATE_KEYS, *OLD_LIVE_KEYS, *fact_keys, "stage", "asked_at"}
+        facts["options"] = {key: value for key, value in self.state.items() if key not in no_option_keys}
         status_of_stage = {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}
         return status_of_stage.get(stage, stage), facts  # other stages have the name of the status
 
@@ -366,12 +367,15 @@ class Draft:
         raise NotFoundError(f"{self.name} has no picture {name!r:.80}")
 
     def view(self, name: str, side: int) -> bytes:
-        """Return an upright picture as WebP. NotFoundError: there is no such picture.
+        """Return an upright picture as WebP.
 
         Args:
             name: File name of the picture.
             side: Largest number of pixels of the longer side. Up to `THUMBNAIL_SIDE`, the stored thumbnail is
                 returned, which may be larger.
+
+        Raises:
+            NotFoundError: There is no such picture.
         """
         path = self.path(name)
         thumbnail = self.home / THUMBNAILS_FOLDER / f"{name}.webp"

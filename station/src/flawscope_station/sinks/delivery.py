@@ -96,8 +96,8 @@ def missing_picture_fields(
 
     Args:
         message: Message that gets the fields.
-        picture_fields: Value of each field that the sink sends, by its name, `picture` or `overlay`; None:
-            that picture is missing.
+        picture_fields: Fields that the sink sends: `picture`, `overlay` or both, each with its value; None: the
+            picture is missing.
     """
     if None not in picture_fields.values():
         return {}
@@ -306,7 +306,10 @@ class Delivery(BackgroundThread):
         return batch.is_last
 
     def _send_again(self, box: Outbox) -> None:
-        """Send those refused messages that a person wants to be sent again."""
+        """Send those refused messages that a person wants to be sent again.
+
+        A message that is refused once more is not requested any more.
+        """
         undelivered = box.undelivered
         while requested_messages := undelivered.requested(PAGE_SIZE):
             for inspection, verdict in requested_messages:

@@ -196,7 +196,8 @@ def _write_new_file(path: Path, data: bytes, id: str) -> bool:
     Args:
         path: Path of the file.
         data: Content of the file.
-        id: Id of the message: a temporary file that a killed station left for it is overwritten.
+        id: Id of the message, part of the name of the temporary file. A temporary file that a killed station
+            left for the same message is overwritten.
 
     Returns:
         Whether the file has this content; False: another file has the name.

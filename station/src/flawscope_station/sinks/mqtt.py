@@ -193,7 +193,7 @@ class MqttSink(Sink):
         """
         self._connect()
         self._renew_status()
-        has_late_state = False
+        has_waiting_state = False
         self._clear_removed()
         for box in self.outboxes:
             # the product may have been removed, and another product may have its name
@@ -203,14 +203,14 @@ class MqttSink(Sink):
             if sent_cursor == box.cursor:
                 continue
             if time.monotonic() - sent_at < STATE_INTERVAL:
-                has_late_state = True
+                has_waiting_state = True
                 continue
             self._sent_states[box.product] = time.monotonic(), box.cursor
             self._retain(f"{box.product}/state", json.dumps(self._product_state(box), ensure_ascii=False))
         problems = self.problems()
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
         self._retain("problem", text)
-        return STATE_INTERVAL if has_late_state else PROBLEMS_INTERVAL
+        return STATE_INTERVAL if has_waiting_state else PROBLEMS_INTERVAL
 
     def _clear_removed(self) -> None:
         """Let the broker forget the states of products that are not inspected any more."""
@@ -242,7 +242,7 @@ class MqttSink(Sink):
             self._own_status_count -= 1
             return
         self._heard_at = time.monotonic()
-        # after a while, because two stations that answer every `online` at once would answer each other forever
+        # after a while: two stations that answer every `online` at once would answer each other forever
         is_due = self._heard_at > self._renewed_at + RENEWAL_SECONDS
         if is_due or not is_online:
             self._must_renew_status = True
@@ -412,7 +412,7 @@ class MqttSink(Sink):
         threading.Thread(target=connect, name="mqtt-connect", daemon=True).start()
         try:
             opening.result(ANSWER_TIMEOUT)
-        except TimeoutError:
+        except TimeoutError:  # the reason is the one that `_connect` has set: it does not answer
             raise UndeliveredError(str(self._lost_reason)) from None
         except (OSError, ValueError) as error:
             self._lost_reason = f"it cannot be reached: {error_text(error)}"

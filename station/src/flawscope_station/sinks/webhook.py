@@ -149,7 +149,7 @@ class Webhook(Sink):
         headers = {"webhook-id": id, "webhook-timestamp": str(timestamp), "Idempotency-Key": id}
         if self.settings.secret_file is not None:
             try:
-                keys = read_secrets(self.settings.secret_file)  # read for each message, for secrets change
+                keys = read_secrets(self.settings.secret_file)  # read for each message: secrets may change
             except InputError as error:
                 raise UndeliveredError(str(error)) from None
             headers["webhook-signature"] = signature_header(keys, id, timestamp, body)
