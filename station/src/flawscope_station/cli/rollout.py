@@ -134,8 +134,8 @@ class RolloutStation:
         """Return a line with the product's new problems since the model went live; "": there are none.
 
         If the station refuses the request, its error is the problem. If the station does not answer, that is
-        a problem only from the look number `MISSED_LOOKS` in a row on. A new problem that does not concern
-        the product is not returned, but printed once.
+        a problem only after `MISSED_LOOKS` looks in a row without an answer. A new problem that does not
+        concern the product is not returned, but printed once.
 
         Args:
             print_line: Prints a line.

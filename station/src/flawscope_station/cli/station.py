@@ -260,7 +260,8 @@ def _restore(args: argparse.Namespace) -> None:
         return
     settings = station_settings(args)
     if args.tables:
-        cli.say(f"the database before is kept in {restore_tables(args.file, settings)}")
+        replaced_folder = restore_tables(args.file, settings)
+        cli.say(f"the database before is kept in {replaced_folder}")
         return
     size_bytes = restore(args.file, settings)
     cli.show(f"{settings.store}: {size_bytes / 1e6:.1f} MB")

@@ -103,13 +103,13 @@ class Health:
         self._report_machine()
         configured_numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
-        for name, number in configured_numbers.items():
-            model_text = None if number in models.active else f"no model is open for {name}"
-            self.report(f"no_model_{number}", model_text, stops=True)
+        for name, product_id in configured_numbers.items():
+            model_text = None if product_id in models.active else f"no model is open for {name}"
+            self.report(f"no_model_{product_id}", model_text, stops=True)
         late_products = self.inspector.intake.late_products(LATE_SECONDS)
-        for number, name in list(self.addresses.names.items()):
+        for product_id, name in list(self.addresses.names.items()):
             late_text = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
-            self.report(f"late_{number}", late_text if number in late_products else None)
+            self.report(f"late_{product_id}", late_text if product_id in late_products else None)
         is_waiting = self.oldest_seconds() > WAITING_SECONDS
         waiting_text = (
             f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "

@@ -74,17 +74,18 @@ class EventBroadcaster:
         loop = asyncio.get_running_loop()
         self._listeners[queue] = frozenset(product_ids), loop
         try:
-            state_due = 0.0
+            next_state_time = 0.0
             while not self._has_ended:
-                if loop.time() >= state_due:
+                if loop.time() >= next_state_time:
                     present_states = await asyncio.to_thread(states)
                     if not present_states:
                         return
                     for state in present_states:
                         yield _format_event("state", state)
-                    state_due = loop.time() + STATE_INTERVAL
+                    next_state_time = loop.time() + STATE_INTERVAL
                 try:
-                    message = await asyncio.wait_for(queue.get(), max(0.01, state_due - loop.time()))
+                    timeout = max(0.01, next_state_time - loop.time())
+                    message = await asyncio.wait_for(queue.get(), timeout)
                 except TimeoutError:
                     continue
                 if message is None:

@@ -234,10 +234,10 @@ class Overview:
 
     def gauges(self) -> Gauges:
         """Return metrics that are known without asking the store."""
-        name_by_number = self.addresses.names
+        name_by_id = self.addresses.names
         problems = self.health.problems()
         backlog = {
-            name: float(self.inspector.backlog(number)) for number, name in list(name_by_number.items())
+            name: float(self.inspector.backlog(product_id)) for product_id, name in list(name_by_id.items())
         }
         return {
             "oldest_waiting_seconds": (
@@ -248,7 +248,7 @@ class Overview:
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": (
                 "Problems, by code and product.",
-                {_problem_labels(problem, name_by_number): 1.0 for problem in problems},
+                {_problem_labels(problem, name_by_id): 1.0 for problem in problems},
             ),
             "settings": (
                 "Hash of the settings that hold.",
@@ -314,13 +314,13 @@ class Overview:
         last_times = dict[str, float]()
         # by name of the product and the pair of label and hash; the value is always 1
         hashes = dict[LabelledKey, float]()
-        for name, number in list(self.addresses.products.items()):
-            waiting_counts[name] = float(self.store.waiting_count(number))
-            row = self.versions.active_row(number)
+        for name, product_id in list(self.addresses.products.items()):
+            waiting_counts[name] = float(self.store.waiting_count(product_id))
+            row = self.versions.active_row(product_id)
             version_numbers[name] = 0.0 if row is None else float(row.id)
             if row is not None:
                 hashes[name, ("hash", row.hash)] = 1.0
-            last_at = self.store.last_at(number)
+            last_at = self.store.last_at(product_id)
             if last_at is not None:
                 last_times[name] = last_at / 1e6
         return {
@@ -338,11 +338,11 @@ class Overview:
         A comparison reads thousands of records. For that reason a call compares the rate of one product at
         most, and a product's rate is compared once in `PROMISE_INTERVAL` at most.
         """
-        latest_due = time.monotonic() - PROMISE_INTERVAL
-        for name, number in list(self.addresses.products.items()):
+        due_before = time.monotonic() - PROMISE_INTERVAL
+        for name, product_id in list(self.addresses.products.items()):
             compared_at, _ = self._rate_comparisons.get(name, (-math.inf, ""))
-            if compared_at < latest_due:
-                comparison = compare_false_alarm_rates(self.versions, number)
+            if compared_at < due_before:
+                comparison = compare_false_alarm_rates(self.versions, product_id)
                 state = comparison["state"] if comparison else ""
                 self._rate_comparisons[name] = time.monotonic(), state
                 break  # the other products have their turns at the next calls

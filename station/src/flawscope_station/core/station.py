@@ -91,7 +91,7 @@ class Station:
         self._watched: list[tuple[HasThreads, bool]] = []
         self._request_enders: list[Callable[[], object]] = []
         self._ending = ExitStack()
-        self._open_store(settings)
+        self._open_store(settings)  # sets `self.settings`
         self._make_components(self.settings)
         self._add_components(self.settings)
         for feature in features:

@@ -218,6 +218,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
         elif row.contradicts:
             valid.contradictory.append(row.id)
         else:
+            # a verdict is confirmed if people gave it twice in a row
             *earlier_verdicts, last = verdicts_by_inspection[row.id]
             is_confirmed = bool(earlier_verdicts) and earlier_verdicts[-1].verdict == last.verdict
             valid.usable_verdicts.append(ValidVerdict(row, row.verdict, last.id, is_confirmed, last.mask))

@@ -253,8 +253,8 @@ class Drafts:
 
         Args:
             draft: Draft with the pictures.
-            fit_options: `FIT_OPTIONS` of `flawscope fit`; `minutes` of a method that learns in steps; `auto`:
-                minutes in which settings of PatchCore are tried.
+            fit_options: Options of `flawscope fit` (`FIT_OPTIONS`). `minutes` is for methods that learn in
+                steps; `auto` is the number of minutes for trying settings of PatchCore.
             who: User who requests it.
             go_on: Whether to continue an interrupted training with the same options and pictures.
             all_good: Whether a person says that all pictures are good, whatever their names are.
@@ -482,7 +482,7 @@ def _options_behind(error: str, fit_options: Mapping[str, Any]) -> list[str]:
     for name in fit_options:
         flag = f"--{name.replace('_', '-')}"
         is_possible_cause = name == "minutes" or name in PICTURE_OPTIONS
-        if is_possible_cause and re.search(rf"{flag}(?![\w-])", error):
+        if is_possible_cause and re.search(rf"{flag}(?![\w-])", error):  # not as the start of a longer flag
             named_options.append(name)
     if named_options:
         return named_options

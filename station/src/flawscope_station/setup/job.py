@@ -115,7 +115,7 @@ def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
             is_suspicious = row.name in reasons
             severity = float(model.calibration.severity(row.score))
             ranking.append((is_suspicious, severity, row.name, row.score))
-    ranking.sort(reverse=True)
+    ranking.sort(reverse=True)  # suspicious pictures first, as True is greater than False
     top = ranking[: max(UNUSUAL_COUNT, len(reasons))]
     return [{"name": name, "score": score, "reason": reasons.get(name)} for _, _, name, score in top]
 
@@ -251,7 +251,8 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
             view = None if predictor.views is None else predictor.views.parse(name).view
             prediction = predictor.predict(data, product=view)
             small_picture = reduce_picture(data, name, OVERLAY_SIDE, memory)
-            overlay = drawing.contour(*prediction.over(small_picture))
+            heat_picture, marked_pixels, colour = prediction.over(small_picture)
+            overlay = drawing.contour(heat_picture, marked_pixels, colour)
         except FlawscopeError as error:
             # errors of the decoder name the data by their size
             message = str(error).replace(f"({len(data)} bytes)", name)

@@ -301,11 +301,11 @@ class Sinks:
         The number of records that such a sink did not get is in an event, in the log, and in a problem until
         the next start.
         """
-        names = {number: name for name, number in self.products.items()}
+        name_by_id = {product_id: name for name, product_id in self.products.items()}
         lost_texts: dict[str, list[str]] = {}  # by the problem's code
         for cursor in cursors:
             product_id = cursor.row.product_id
-            name = names.get(product_id, f"product {product_id}")
+            name = name_by_id.get(product_id, f"product {product_id}")
             count = self._open_outbox(product_id, name, cursor.row.sink).waiting()
             if count:
                 place = f" at place {cursor.place}" if cursor.place else ""
@@ -317,7 +317,7 @@ class Sinks:
                     "that it had not had are not sent (inspections, verdicts)"
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
-                code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED
+                code = f"{UNDELIVERED}_{product_id}" if product_id in name_by_id else UNDELIVERED
                 lost_texts.setdefault(code, []).append(text)
         delete_cursors(self.store.database, cursors)
         for code, texts in lost_texts.items():

@@ -96,8 +96,8 @@ def missing_picture_fields(
 
     Args:
         message: Message that gets the fields.
-        picture_fields: Fields that the sink sends: `picture`, `overlay` or both, each with its value; None: the
-            picture is missing.
+        picture_fields: Fields that the sink sends: `picture`, `overlay` or both, each with its value; None:
+            the picture is missing.
     """
     if None not in picture_fields.values():
         return {}

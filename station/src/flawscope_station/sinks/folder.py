@@ -159,7 +159,7 @@ class FolderSink(Sink):
         if overlay is None:
             return None
         name = f"{stem}-overlay.webp"
-        # False would mean that the file was written before a restart: it may differ a little, and stays
+        # An existing file was written before a restart. It is kept, though it may differ a little.
         _write_new_file(day / name, overlay, message.id)
         return name
 

@@ -269,8 +269,8 @@ class Outbox:
         """
         progress = self._progress
         if progress != self._saved_progress:
-            row = cursor_conditions(self.product_id, self.key)
-            self.database.change(update(deliveries).where(*row).values(progress))
+            row_conditions = cursor_conditions(self.product_id, self.key)
+            self.database.change(update(deliveries).where(*row_conditions).values(progress))
         self._saved_progress = progress
         self._saved_at = time.monotonic()
 
