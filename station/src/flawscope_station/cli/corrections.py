@@ -178,8 +178,8 @@ def _write(corrected: PicturesByHash, target: Path) -> None:
     for pictures in corrected.values():
         # Only one of several identical files is written, if possible one whose kind of defect is known: the
         # kind is the name of its folder.
-        with_kind = [picture for picture in pictures if picture.inspection.kind]
-        preferred_picture = (with_kind or pictures)[0]
+        pictures_with_kind = [picture for picture in pictures if picture.inspection.kind]
+        preferred_picture = (pictures_with_kind or pictures)[0]
         file = _fetch(preferred_picture, target)
         rows += [picture.row(file) for picture in pictures if picture.is_correction]
     target.mkdir(parents=True, exist_ok=True)

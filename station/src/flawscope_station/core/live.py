@@ -43,14 +43,12 @@ class EventBroadcaster:
             data: Data of the message, for JSON.
             event: Kind of the message.
         """
-        loops_and_queues = [
-            (loop, queue)
-            for queue, (listened_ids, loop) in list(self._listeners.items())
-            if product_id in listened_ids
-        ]
-        # formatted once for all listeners, because the recorder waits for this call
-        message = _format_event(event, data) if loops_and_queues else ""
-        for loop, queue in loops_and_queues:
+        message: str | None = None
+        for queue, (listened_ids, loop) in list(self._listeners.items()):
+            if product_id not in listened_ids:
+                continue
+            if message is None:  # formatted once for all listeners, because the recorder waits for this call
+                message = _format_event(event, data)
             _put_soon(loop, queue, message)
 
     def close(self) -> None:

@@ -164,7 +164,7 @@ class Station:
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, report_model
         )
-        # numbers by name: of the products, and of the entries
+        # two mappings of a name to its number: of the products, and of the entries
         product_numbers = self.addresses.products, self.addresses.entries
         self.inspector = Inspector(
             self.judge, self.store, self.files, self.machine, settings.limits, product_numbers

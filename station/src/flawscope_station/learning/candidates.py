@@ -465,9 +465,11 @@ class Learning:
         product_id = row.product_id
         valid = plan.verdicts
         learnt = sorted({*plan.learnt, *judgement.learnt})
-        text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
+        version_text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
         self.versions.number(product_id)  # raises NoModelError where the product was removed meanwhile
-        version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who, is_ready=False))
+        version = self._retry_write(
+            lambda: self.versions.add(product_id, out, version_text, row.who, is_ready=False)
+        )
         seconds = round(time.monotonic() - start_time, 2)
         facts: dict[str, object] = {
             "how": judgement.how,

@@ -173,7 +173,8 @@ class Jobs:
         )
         with self.database.reading() as connection:
             job_states = [tuple(row) for row in connection.execute(latest_jobs)]
-            return *connection.execute(version_and_verdict).one(), *job_states
+            version_id, verdict_id = connection.execute(version_and_verdict).one()
+        return version_id, verdict_id, *job_states
 
     def next_unfinished(self) -> JobRow | None:
         """Return the oldest unfinished job; None: there is none.
@@ -283,7 +284,8 @@ class JobQueue(BackgroundThread):
 
     def __init__(self, database: Database):
         super().__init__("learning")
-        self.jobs, self.worker = Jobs(database), Worker()
+        self.jobs = Jobs(database)
+        self.worker = Worker()
         self.makers: dict[str, Maker] = {}
         self.looks: list[Callable[[], object]] = []
         self._lock = threading.Lock()

@@ -389,9 +389,11 @@ class Delivery(BackgroundThread):
         """Return how many messages wait, as far as the store can count them, and for which reason."""
         try:
             count = self.waiting()
-            text = f"{pluralize(count, 'message')} {'waits' if count == 1 else 'wait'}"
-            if count >= MAX_COUNTED:
-                text = f"{MAX_COUNTED:,} messages or more wait"
         except StoreError:
             text = "messages wait"
+        else:
+            if count >= MAX_COUNTED:
+                text = f"{MAX_COUNTED:,} messages or more wait"
+            else:
+                text = f"{pluralize(count, 'message')} {'waits' if count == 1 else 'wait'}"
         return f"{text} for {self.sink.label}: {reason}"

@@ -133,7 +133,7 @@ class MqttSink(Sink):
         self.settings = settings
         self.problems = context.problems
         self._products = context.products
-        self._removed = context.removed
+        self._removed = context.removed  # names of removed products that the broker served
         self._renderings = context.renderings
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"

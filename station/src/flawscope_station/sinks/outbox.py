@@ -205,9 +205,11 @@ class Outbox:
             # all inspections are read: the cursor passes those that the sink does not want, too
             newest = self._newest_cursor(connection)
             end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
-            room = limit - len(rows)
-            verdict_messages = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
-            are_all_read = len(verdict_messages) < room
+            verdict_limit = limit - len(rows)
+            verdict_messages: list[Message] = []
+            if self.wants_verdicts:
+                verdict_messages = self._read_verdicts(connection, cursor, verdict_limit)
+            are_all_read = len(verdict_messages) < verdict_limit
             last_verdict = newest.verdict if are_all_read else verdict_messages[-1].verdict or 0
             end = end._replace(verdict=max(cursor.verdict, last_verdict))
             return Batch(messages + verdict_messages, end, is_last=are_all_read)
