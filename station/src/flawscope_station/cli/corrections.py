@@ -85,7 +85,7 @@ class ReviewedPicture:
         return tuple("" if value is None else files.csv_cell(str(value)) for value in values)
 
 
-PicturesByHash = dict[str, list[ReviewedPicture]]  # inspections of identical files, by the hash of the file
+PicturesByHash = dict[str, list[ReviewedPicture]]  # pictures with identical files, by the hash of the file
 
 
 def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[str], None]) -> int:

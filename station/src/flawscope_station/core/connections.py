@@ -65,7 +65,7 @@ class Timing:
             budget: Seconds allowed from the trigger to its output; None: no limit.
         """
         self._seconds.setdefault(product, deque(maxlen=MAX_TIMES)).append(seconds)
-        self._missed[product] += missed
+        self._missed[product] += int(missed)
         self._budgets[product] = budget
 
     def facts(self, product: str) -> TimingFacts | None:
@@ -73,12 +73,13 @@ class Timing:
         seconds = list(self._seconds.get(product, ()))
         if not seconds:
             return None
-        p50_ms, p99_ms = (round(1000 * float(np.percentile(seconds, percent)), 1) for percent in (50, 99))
+        p50_seconds = float(np.percentile(seconds, 50))
+        p99_seconds = float(np.percentile(seconds, 99))
         budget = self._budgets[product]
         return {
             "triggers": len(seconds),
-            "p50_ms": p50_ms,
-            "p99_ms": p99_ms,
+            "p50_ms": round(1000 * p50_seconds, 1),
+            "p99_ms": round(1000 * p99_seconds, 1),
             "budget_ms": None if budget is None else round(1000 * budget),
             "missed": self._missed[product],
         }

@@ -122,7 +122,7 @@ def _format_event(event: str, data: Mapping[str, object]) -> str:
 # -------------------------------------------------------------------------------------------------- reviewers
 
 LEASE_SECONDS = 300.0  # seconds for which a picture is leased to a reader
-MAX_LEASES = 5000  # leases at the same time; of more the oldest end
+MAX_LEASES = 5000  # largest number of leases; if there are more, the oldest ones end
 
 
 class ReviewLeases:
@@ -182,9 +182,9 @@ class ReviewLeases:
 
     def _drop_expired(self) -> None:
         """End leases that are too old, or above `MAX_LEASES`; the caller holds the lock."""
-        earliest = self._clock() - LEASE_SECONDS
+        earliest_valid = self._clock() - LEASE_SECONDS
         for number, (_, leased_at) in list(self._leases.items()):
-            if leased_at >= earliest and len(self._leases) <= MAX_LEASES:
+            if leased_at >= earliest_valid and len(self._leases) <= MAX_LEASES:
                 return  # all further leases are younger
             del self._leases[number]
 

@@ -40,7 +40,7 @@ class Records:
         self._leases = ReviewLeases()
 
     def search(self, product_id: int, filters: Filters) -> InspectionPage:
-        """Return a page of a product's inspections that the filters match, when it has its turn."""
+        """Wait for a turn, and return a page of a product's inspections that match the filters."""
         with self.turns.take():
             return search(self.store.database, product_id, filters)
 

@@ -330,7 +330,7 @@ class Station:
             source.start()
 
     def end_requests(self) -> None:
-        """End the waits of requests: for news of open pages, for trials of new products, for late parts."""
+        """End the waits of requests: of open pages for news, and of others for trials or for late parts."""
         for end in self._request_enders:
             end()
 
@@ -347,7 +347,7 @@ class Station:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all threads have ended for which the process would wait."""
+        """Whether all threads that the process would wait for have ended."""
         return self.inspector.has_ended
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:

@@ -72,7 +72,15 @@ class ActiveVersion:
 
     @classmethod
     def read(cls, number: int, file: Path) -> ActiveVersion:
-        """Return the version, with the facts from its model file. InputError: the file cannot be read."""
+        """Return the version, with the facts from its model file.
+
+        Args:
+            number: Number of the version.
+            file: Model file of the version.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
         facts = router.read_facts(file)
         method = facts.shared("methods", lambda manifest: manifest.method)
         precision = facts.shared("precisions", lambda manifest: manifest.calibration.precision)

@@ -47,7 +47,7 @@ UNFINISHED = (QUEUED, RUNNING)
 MAX_JOBS = 1000  # jobs of a product without a version that are kept, the latest
 MAX_LATEST = 50  # latest jobs of a product that are listed
 CHECK_INTERVAL = 60.0  # seconds between two looks for jobs
-LATE_SECONDS = 5.0  # delay of a step, at least, after which the estimated rest of its stage is not shown
+LATE_SECONDS = 5.0  # shortest time for which the estimated remaining time of a stage is shown
 RETRY_SECONDS = 2.0  # seconds between two tries where the database is away
 EVENT_QUEUED = "learning asked"
 

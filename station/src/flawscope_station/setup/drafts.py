@@ -143,7 +143,11 @@ class Drafts:
         return iter(list(self._drafts.values()))  # a copy: other threads may add and remove drafts
 
     def draft(self, name: str) -> Draft:
-        """Return the draft of a name. NotFoundError: there is none; the message has the most similar name."""
+        """Return the draft called `name`.
+
+        Raises:
+            NotFoundError: There is no such draft; the message has the most similar name.
+        """
         if name not in self._drafts:
             raise NotFoundError(
                 f"no new product is called {name!r:.80}: {suggest_name(name, list(self._drafts))}"

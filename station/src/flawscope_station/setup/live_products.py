@@ -112,11 +112,10 @@ class LiveProducts:
         configured = self.addresses.configured
         page_made = page_products(self.store, self.files, self.with_model)
         without_model = [other for other, product in configured.items() if product.model is None]
+        replaceable_names = {*page_made, *without_model}
         product_names = [*self.addresses.products, *self.addresses.entries]
         reserved_names = [
-            product_name
-            for product_name in product_names
-            if product_name not in page_made and product_name not in without_model
+            product_name for product_name in product_names if product_name not in replaceable_names
         ]
         return self.drafts.begin(name, who, product_names, reserved_names)
 

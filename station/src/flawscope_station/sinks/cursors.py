@@ -162,7 +162,7 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
         assign_cursor(place, partial(_has_hash, _digest(sink.address)))
     unnamed_places = [place for place, sink in sinks_by_place.items() if sink.name is None]
     guessed_cursors: list[StoredCursor] = []  # assigned by place or kind, perhaps of another sink
-    ambiguous_kinds: set[str] = set()  # kinds of which a cursor was assigned by kind alone, or is left
+    ambiguous_kinds: set[str] = set()  # kinds with a cursor that was assigned only by kind, or to no sink
     for place in unnamed_places:
         if assign_cursor(place, partial(_is_at_place, place)):
             guessed_cursors.append(cursor_by_place[place])
@@ -180,7 +180,7 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
 
 
 def _possible_cursors(cursor: StoredCursor, doubtful_cursors: Sequence[StoredCursor]) -> list[StoredCursor]:
-    """Return the cursors of which one was that of the sink to which `cursor` is assigned."""
+    """Return all cursors that the sink with the cursor `cursor` may have had before."""
     if cursor not in doubtful_cursors:
         return [cursor]
     return _of_kind(cursor.kind, doubtful_cursors)

@@ -30,7 +30,7 @@ MAX_REFUSALS = 6  # refusals of a message by the other side after which it is gi
 class MessagePictures:
     """Pictures of messages, and the facts of the station that a sink may use.
 
-    The methods return None where there is no picture: `missing_picture_fields` tells the receiver why.
+    The methods return None where there is no picture: `missing_picture_fields` gives the receiver the reason.
 
     Attributes:
         renderings: Renders pictures of inspections.
@@ -202,7 +202,7 @@ class Sink:
 
 
 class Delivery(BackgroundThread):
-    """Thread that sends to a sink the messages in the store that it did not get yet, a page at a time.
+    """Thread that sends a sink the stored messages that it did not get yet, a page at a time.
 
     Args:
         sink: Sink that gets the messages.

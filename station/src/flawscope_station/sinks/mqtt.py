@@ -92,7 +92,7 @@ class MqttSettings:
             )
 
     def _check_credentials(self) -> None:
-        """Raise InputError where credentials or certificates do not fit each other, or the address."""
+        """Raise InputError where credentials or certificates contradict each other or the address."""
         if self.password_file is not None and self.user is None:
             raise InputError("password_file wants a `user`")
         if (self.certificate_file is None) != (self.key_file is None):

@@ -20,7 +20,7 @@ from flawscope_station.store.schema import deliveries, inspections, on_line, ver
 INSPECTION = "inspection.created"  # type of a message
 VERDICT = "verdict.given"  # type of a message
 MAX_COUNTED = 1000  # waiting messages are counted up to this number: each page and scrape asks for it
-SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed only records the sink does not want
+SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored if it passed no record that the sink wants
 
 
 class MessageData(InspectionFacts):

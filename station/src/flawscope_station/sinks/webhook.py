@@ -196,7 +196,7 @@ def _base64(data: bytes) -> str:
 
 
 def read_secrets(path: str) -> list[bytes]:
-    """Read the keys in a file, one a line; while a secret is changed the file has two.
+    """Read the keys in a file, one in each line; while a secret is being changed, the file has two.
 
     Raises:
         InputError: The file cannot be read, or has other content, which the message does not show.
