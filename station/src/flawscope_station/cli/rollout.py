@@ -157,7 +157,11 @@ class RolloutStation:
         return "; ".join(text for code, text in product_problems.items() if code not in known_codes)
 
     def _active_version(self) -> Version:
-        """Return the product's active version. InputError: there is none."""
+        """Return the product's active version.
+
+        Raises:
+            InputError: There is none.
+        """
         for version in self.client.versions(self.product):
             if version.active:
                 return version

@@ -226,7 +226,7 @@ class Sinks:
     # ---- making of deliveries
 
     def _make_delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
-        """Make a delivery for one product; if its sinks have the same label, number the labels.
+        """Make a delivery for one product; a label that another sink of the product has gets a number.
 
         Args:
             name: Name of the product.

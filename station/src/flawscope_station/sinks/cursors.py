@@ -172,10 +172,10 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
             ambiguous_kinds.add(cursor_by_place[place].kind)
     ambiguous_kinds.update(cursor.kind for cursor in unmatched)
     doubtful_cursors = [cursor for cursor in guessed_cursors + unmatched if cursor.kind in ambiguous_kinds]
-    by_place = {
-        place: AssignedCursor(cursor, _furthest_behind(_possible_cursors(cursor, doubtful_cursors)))
-        for place, cursor in cursor_by_place.items()
-    }
+    by_place: dict[int, AssignedCursor] = {}
+    for place, cursor in cursor_by_place.items():
+        possible_cursors = _possible_cursors(cursor, doubtful_cursors)
+        by_place[place] = AssignedCursor(cursor, _furthest_behind(possible_cursors))
     return CursorMatch(by_place, unmatched)
 
 

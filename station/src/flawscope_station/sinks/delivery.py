@@ -348,7 +348,7 @@ class Delivery(BackgroundThread):
             box.advance(batch.end)
         finally:
             # In a batch without messages, the cursor has only passed records that the sink does not want. It
-            # is then saved only if the sink is behind.
+            # is then saved only if the stored cursor is old.
             if batch.messages or box.is_behind:
                 box.save()
 

@@ -122,7 +122,7 @@ class FolderSink(Sink):
             fields = {"files": file_names, **missing_picture_fields(message, file_names)}
         text = json.dumps(message.envelope(**fields), ensure_ascii=False, indent=1) + "\n"
         is_written = _write_new_file(record_path, text.encode(), message.id)
-        # the name is not free either if an earlier attempt has written this message
+        # a file with this message but with other content is from an earlier attempt, and is as good
         return is_written or _holds_message(record_path, message.id)
 
     def _write_pictures(
