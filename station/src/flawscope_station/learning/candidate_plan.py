@@ -355,8 +355,8 @@ def draw_good_pictures(
 def _good_parts(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
     """Return the numbers of the good parts among the line's inspections, in ascending order.
 
-    These are all false alarms, and random passed parts. If a third of the flagged parts is reviewed, a third
-    of the passed parts is taken.
+    These are all false alarms, and random passed parts. The more flagged parts are reviewed, the more passed
+    parts are taken: if a third of the flagged parts is reviewed, a third of the passed parts.
     """
     flagged = [row for row in rows if row.anomalous]
     reviewed = [row for row in flagged if row.verdict is not None]

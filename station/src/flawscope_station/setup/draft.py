@@ -295,7 +295,7 @@ class Draft:
             except (InputError, TooLargeError) as error:
                 # errors of the decoder name the data by their size
                 reason = str(error).replace(f"({len(data)} bytes)", name)
-                other_code = other_kind(name) or "unreadable"
+                other_code: RefusalCode = other_kind(name) or "unreadable"
                 yield AddedPicture.refused(name, error, reason, other_code=other_code)
 
     def _find_same_content(self, size: int, digest: bytes) -> Path | None:

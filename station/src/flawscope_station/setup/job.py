@@ -79,7 +79,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     facts = fitted.facts
     promise = rates.promise_of(facts)  # the expected rate of false alarms
     offered_rates = rates.describe_rates(facts)
-    set_rate = next(offered_rate for offered_rate in offered_rates if offered_rate["rate"] == facts.rate)
+    chosen_rate = next(offered_rate for offered_rate in offered_rates if offered_rate["rate"] == facts.rate)
     manifests = [model_of_view.manifest for model_of_view in models]
     questions = [line for manifest in manifests for line in manifest.questions]
     return {
@@ -89,7 +89,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "rates": offered_rates,
         "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
         "pictures": sum(picture.role in ("train", "calibration") for picture in facts.pictures),
-        "found": set_rate["found"],  # simulated defects that the model finds
+        "found": chosen_rate["found"],  # simulated defects that the model finds
         "odd": _unusual_pictures(models),
         "failures": list(fitted.failures),
         "notes": [line for manifest in manifests for line in manifest.notes],

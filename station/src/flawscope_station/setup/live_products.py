@@ -83,7 +83,7 @@ class LiveProducts:
         return {"begun": draft.state.get("at"), "by": who, "learnt": fit_request_time}
 
     def live_of(self, draft: Draft) -> LiveFacts | None:
-        """Return the facts of the last version of a draft that went live; None: none did."""
+        """Return the facts of a draft's latest version that is or was active; None: the draft is not live."""
         product_id = self.addresses.products.get(draft.name)
         if product_id is None:
             return None
