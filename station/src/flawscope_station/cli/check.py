@@ -100,8 +100,8 @@ def check_database(database: Database) -> None:
     try:
         with database.reading() as connection:
             table_version(connection)  # raises where the version is unknown
-    except UnknownVersionError as unknown:
-        raise InputError(f"it {unknown}: use the flawscope that made it, or restore a backup") from None
+    except UnknownVersionError as error:  # its text is a predicate, as "was made by another flawscope"
+        raise InputError(f"it {error}: use the flawscope that made it, or restore a backup") from None
 
 
 def _product_checks(product: ProductSettings) -> Iterator[Check]:

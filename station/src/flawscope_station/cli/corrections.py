@@ -85,7 +85,7 @@ class ReviewedPicture:
         return tuple("" if value is None else files.csv_cell(str(value)) for value in values)
 
 
-PicturesByHash = dict[str, list[ReviewedPicture]]  # inspections of identical files, by the hash of the file
+PicturesByHash = dict[str, list[ReviewedPicture]]  # pictures with identical files, by the hash of the file
 
 
 def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[str], None]) -> int:
@@ -156,7 +156,7 @@ def _reviewed_pictures(client: Client, product: str | None) -> Iterator[Reviewed
 
 
 def _pictures_of(inspection: Inspection, client: Client, product: str) -> Iterator[ReviewedPicture]:
-    """Yield the pictures of an inspection to which its verdict applies; removed pictures are left out.
+    """Yield those pictures of an inspection that its verdict applies to; removed pictures are left out.
 
     If a part in several views is good, the verdict applies to the picture of each view. If the part has a
     defect, the verdict does not say in which view, and no picture is yielded.
@@ -176,10 +176,10 @@ def _write(corrected: PicturesByHash, target: Path) -> None:
     """Write pictures, masks and the table into the folder `target`."""
     rows: list[tuple[object, ...]] = []
     for pictures in corrected.values():
-        # of identical files only one is written: preferably one whose kind of defect is known, which names
-        # the folder
-        with_kind = [picture for picture in pictures if picture.inspection.kind]
-        preferred_picture = (with_kind or pictures)[0]
+        # Only one of several identical files is written, if possible one whose kind of defect is known: the
+        # kind is the name of its folder.
+        pictures_with_kind = [picture for picture in pictures if picture.inspection.kind]
+        preferred_picture = (pictures_with_kind or pictures)[0]
         file = _fetch(preferred_picture, target)
         rows += [picture.row(file) for picture in pictures if picture.is_correction]
     target.mkdir(parents=True, exist_ok=True)

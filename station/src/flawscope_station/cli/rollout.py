@@ -55,7 +55,11 @@ class StationList(Section):
 
 
 def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
-    """Read the list of stations; paths in it are relative to the file. InputError."""
+    """Read the list of stations; paths in the list are relative to the file.
+
+    Raises:
+        InputError: The file cannot be read, is invalid, or has no stations.
+    """
     try:
         station_list = read_as(StationList, read_file(Path(path)), home=Path(path).resolve().parent)
         stations = station_list.stations
@@ -67,7 +71,11 @@ def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
 
 
 def open_client(address: StationAddress) -> Client:
-    """Return a client of a station, with its token. InputError."""
+    """Return a client of a station, with its token.
+
+    Raises:
+        InputError: The token cannot be read, or the address is invalid.
+    """
     token = None if address.token_file is None else secret(address.token_file, "token_file")
     return Client(address.url, token, tries=2)
 
@@ -126,8 +134,8 @@ class RolloutStation:
         """Return a line with the product's new problems since the model went live; "": there are none.
 
         If the station refuses the request, its error is the problem. If the station does not answer, that is
-        a problem only from the look number `MISSED_LOOKS` in a row on. A new problem that does not concern
-        the product is not returned, but printed once.
+        a problem only after `MISSED_LOOKS` looks in a row without an answer. A new problem that does not
+        concern the product is not returned, but printed once.
 
         Args:
             print_line: Prints a line.
@@ -149,7 +157,11 @@ class RolloutStation:
         return "; ".join(text for code, text in product_problems.items() if code not in known_codes)
 
     def _active_version(self) -> Version:
-        """Return the product's active version. InputError: there is none."""
+        """Return the product's active version.
+
+        Raises:
+            InputError: There is none.
+        """
         for version in self.client.versions(self.product):
             if version.active:
                 return version
@@ -162,6 +174,7 @@ class RolloutStation:
         """
         state = self._read(self._path)
         kinds_and_products = zip(state["problems"], state["problem_products"], strict=True)
+        # product None: the problem concerns all products, or the only one
         product_kinds = {kind for kind, product in kinds_and_products if product in (None, self.product)}
         problems: list[dict[str, Any]] = self._read("status")["problems"]
         is_store_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)

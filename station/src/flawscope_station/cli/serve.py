@@ -105,8 +105,11 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     try:
         station.start()
         hint = "" if station.products else "; make the first product there"
-        opened_text = "the station is open: {}  (Ctrl-C ends it)" + hint
-        server = StationServer(station, lambda url: say(opened_text.format(url)), start_end_timer)
+
+        def say_open(url: str) -> None:
+            say(f"the station is open: {url}  (Ctrl-C ends it){hint}")
+
+        server = StationServer(station, say_open, start_end_timer)
         server.run()
     finally:
         if server is not None and server.started:

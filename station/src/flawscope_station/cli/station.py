@@ -260,7 +260,8 @@ def _restore(args: argparse.Namespace) -> None:
         return
     settings = station_settings(args)
     if args.tables:
-        cli.say(f"the database before is kept in {restore_tables(args.file, settings)}")
+        replaced_folder = restore_tables(args.file, settings)
+        cli.say(f"the database before is kept in {replaced_folder}")
         return
     size_bytes = restore(args.file, settings)
     cli.show(f"{settings.store}: {size_bytes / 1e6:.1f} MB")
@@ -412,9 +413,11 @@ def _add_verb(
         text: Help of the subcommand.
     """
     parser = _add_parser(verbs, name, text)
-    station = parser.add_mutually_exclusive_group()
-    station.add_argument("--station", metavar="DIR", help="Folder of the station (default: station).")
-    station.add_argument("--settings", metavar="FILE", help="Its station.yaml.")
+    folder_or_settings = parser.add_mutually_exclusive_group()
+    folder_or_settings.add_argument(
+        "--station", metavar="DIR", help="Folder of the station (default: station)."
+    )
+    folder_or_settings.add_argument("--settings", metavar="FILE", help="Its station.yaml.")
     parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
     parser.set_defaults(call=call)
     return parser

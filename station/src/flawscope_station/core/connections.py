@@ -65,7 +65,7 @@ class Timing:
             budget: Seconds allowed from the trigger to its output; None: no limit.
         """
         self._seconds.setdefault(product, deque(maxlen=MAX_TIMES)).append(seconds)
-        self._missed[product] += missed
+        self._missed[product] += int(missed)
         self._budgets[product] = budget
 
     def facts(self, product: str) -> TimingFacts | None:
@@ -73,12 +73,13 @@ class Timing:
         seconds = list(self._seconds.get(product, ()))
         if not seconds:
             return None
-        p50_ms, p99_ms = (round(1000 * float(np.percentile(seconds, percent)), 1) for percent in (50, 99))
+        p50_seconds = float(np.percentile(seconds, 50))
+        p99_seconds = float(np.percentile(seconds, 99))
         budget = self._budgets[product]
         return {
             "triggers": len(seconds),
-            "p50_ms": p50_ms,
-            "p99_ms": p99_ms,
+            "p50_ms": round(1000 * p50_seconds, 1),
+            "p99_ms": round(1000 * p99_seconds, 1),
             "budget_ms": None if budget is None else round(1000 * budget),
             "missed": self._missed[product],
         }
@@ -88,18 +89,16 @@ class Timing:
         if not self._seconds:
             return {}
         seconds_by_product = {name: list(seconds) for name, seconds in list(self._seconds.items())}
-        percentile_gauges: dict[str, tuple[str, dict[str, float]]] = {
-            f"trigger_seconds_p{percent}": (
-                f"From a trigger to its output, {percent} of 100 of the last {MAX_TIMES:,} in less.",
-                {
-                    name: float(np.percentile(seconds, percent))
-                    for name, seconds in seconds_by_product.items()
-                },
-            )
-            for percent in (50, 99)
-        }
+        gauges: dict[str, tuple[str, dict[str, float]]] = {}
+        for percent in (50, 99):
+            help_text = f"From a trigger to its output, {percent} of 100 of the last {MAX_TIMES:,} in less."
+            percentiles = {
+                name: float(np.percentile(seconds, percent)) for name, seconds in seconds_by_product.items()
+            }
+            gauges[f"trigger_seconds_p{percent}"] = help_text, percentiles
         missed = {name: float(self._missed[name]) for name in seconds_by_product}
-        return {**percentile_gauges, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
+        gauges["missed_deadlines_total"] = "Triggers not answered in time.", missed
+        return gauges
 
 
 @dataclass
@@ -155,7 +154,7 @@ class ConnectionContext:
             name: Name of the product.
             number: Number of the camera among those of the owner; None: its only camera, or the cameras of
                 all views.
-            owner: Product or entry that has the cameras; None: the product.
+            owner: Product, or entry of the settings, that has the cameras; None: the product.
 
         Raises:
             InputError: A view has no camera, or no single camera was chosen.

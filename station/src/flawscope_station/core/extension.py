@@ -160,7 +160,7 @@ class Observers(list[Observer]):
         self._report = report
         self._failures: dict[Observer, str] = {}
         self._reported: str | None = None  # text of the problem as it was reported last; None: no problem
-        self._missed_count = 0  # inspections that were dropped since the last that the observers got
+        self._missed_count = 0  # inspections that the observers did not get since the last one that they got
         self._queue: GroupQueue[RecordedInspection | None] = GroupQueue()
         self._ended = threading.Event()
         self.threads = [GuardedThread("observers", self._work, self._ended, queue=self._queue)]

@@ -103,19 +103,19 @@ class Health:
         self._report_machine()
         configured_numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
-        for name, number in configured_numbers.items():
-            why = None if number in models.active else f"no model is open for {name}"
-            self.report(f"no_model_{number}", why, stops=True)
+        for name, product_id in configured_numbers.items():
+            model_text = None if product_id in models.active else f"no model is open for {name}"
+            self.report(f"no_model_{product_id}", model_text, stops=True)
         late_products = self.inspector.intake.late_products(LATE_SECONDS)
-        for number, name in list(self.addresses.names.items()):
-            text = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
-            self.report(f"late_{number}", text if number in late_products else None)
+        for product_id, name in list(self.addresses.names.items()):
+            late_text = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
+            self.report(f"late_{product_id}", late_text if product_id in late_products else None)
         is_waiting = self.oldest_seconds() > WAITING_SECONDS
-        text = (
+        waiting_text = (
             f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "
             f"or the database is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
         )
-        self.report("waiting", text if is_waiting else None)
+        self.report("waiting", waiting_text if is_waiting else None)
 
     def state_of(
         self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
@@ -139,18 +139,20 @@ class Health:
         standstill = self.inspector.intake.standstill(product_id, number)
         if standstill is not None:
             return standstill
-        has_camera = cameras is not None  # only the cameras that the caller names count then
         if cameras is None:
-            cameras, has_camera = self._needed_cameras(product_id, entry)
+            # a single other camera stops nothing if one of the product's cameras works
+            cameras, may_miss_others = self._needed_cameras(product_id, entry)
+        else:
+            may_miss_others = True  # only the cameras that the caller names are needed
         lost_standstill = lost_camera(cameras)
         if lost_standstill is not None:
             return lost_standstill
         # a problem of the entry stops the product, too: which product a part is, the entry finds only later
         product_ids = {product_id, self.addresses.entries.get(entry, product_id)}
         for problem in self._problems.all():
-            # where one camera works, a problem of a single other camera stops nothing
-            is_of_other_camera = problem.kind in CAMERA_PROBLEMS and problem.number and has_camera
-            if problem.stops_product(product_ids) and not is_of_other_camera:
+            is_of_one_camera = problem.kind in CAMERA_PROBLEMS and problem.number
+            is_ignored = is_of_one_camera and may_miss_others
+            if problem.stops_product(product_ids) and not is_ignored:
                 return Standstill(problem.kind)
         return None
 
@@ -160,11 +162,11 @@ class Health:
         If parts have one view and a camera works, no state is returned: the other cameras may be lost.
         """
         states = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
-        has_camera = any(not state.is_lost for state in states)
+        any_works = any(not state.is_lost for state in states)
         has_views = bool(self.inspector.judge.parts.views(product_id))
-        if has_camera and not has_views:
-            return [], has_camera
-        return states, has_camera
+        if any_works and not has_views:
+            return [], any_works
+        return states, any_works
 
     def is_ready(self) -> bool:
         """Return whether parts of all products that nobody paused are judged, by the last checks."""
@@ -189,7 +191,7 @@ class Health:
         return self.inspector.failure() or self._check_failure
 
     def acknowledge(self, code: str, who: str) -> Problem:
-        """Acknowledge a problem: the bar on the pages does not show it until it is over.
+        """Acknowledge a problem: as long as it lasts, the bar on the pages does not show it any more.
 
         Raises:
             NotFoundError: There is no such problem any more.

@@ -132,6 +132,7 @@ class Housekeeping(BackgroundThread):
         If the first removal would remove much at once, a person is asked first, as `keep` may have a typing
         error.
         """
+        # while the clock may be wrong, nobody knows how old the records are
         if self._question is None and not self.clock.jump:
             with suppress(FlawscopeError):  # the next round looks again
                 self._question = self._ask()

@@ -43,13 +43,12 @@ class EventBroadcaster:
             data: Data of the message, for JSON.
             event: Kind of the message.
         """
-        loops_and_queues = [
-            (loop, queue)
-            for queue, (listened_ids, loop) in list(self._listeners.items())
-            if product_id in listened_ids
-        ]
-        message = _format_event(event, data) if loops_and_queues else ""  # once for all: the recorder waits
-        for loop, queue in loops_and_queues:
+        message: str | None = None
+        for queue, (listened_ids, loop) in list(self._listeners.items()):
+            if product_id not in listened_ids:
+                continue
+            if message is None:  # formatted once for all listeners, because the recorder waits for this call
+                message = _format_event(event, data)
             _put_soon(loop, queue, message)
 
     def close(self) -> None:
@@ -73,17 +72,18 @@ class EventBroadcaster:
         loop = asyncio.get_running_loop()
         self._listeners[queue] = frozenset(product_ids), loop
         try:
-            state_due = 0.0
+            next_state_time = 0.0
             while not self._has_ended:
-                if loop.time() >= state_due:
+                if loop.time() >= next_state_time:
                     present_states = await asyncio.to_thread(states)
                     if not present_states:
                         return
                     for state in present_states:
                         yield _format_event("state", state)
-                    state_due = loop.time() + STATE_INTERVAL
+                    next_state_time = loop.time() + STATE_INTERVAL
                 try:
-                    message = await asyncio.wait_for(queue.get(), max(0.01, state_due - loop.time()))
+                    timeout = max(0.01, next_state_time - loop.time())
+                    message = await asyncio.wait_for(queue.get(), timeout)
                 except TimeoutError:
                     continue
                 if message is None:
@@ -122,7 +122,7 @@ def _format_event(event: str, data: Mapping[str, object]) -> str:
 # -------------------------------------------------------------------------------------------------- reviewers
 
 LEASE_SECONDS = 300.0  # seconds for which a picture is leased to a reader
-MAX_LEASES = 5000  # leases at the same time; of more the oldest end
+MAX_LEASES = 5000  # largest number of leases; if there are more, the oldest ones end
 
 
 class ReviewLeases:
@@ -182,9 +182,9 @@ class ReviewLeases:
 
     def _drop_expired(self) -> None:
         """End leases that are too old, or above `MAX_LEASES`; the caller holds the lock."""
-        earliest = self._clock() - LEASE_SECONDS
+        earliest_valid = self._clock() - LEASE_SECONDS
         for number, (_, leased_at) in list(self._leases.items()):
-            if leased_at >= earliest and len(self._leases) <= MAX_LEASES:
+            if leased_at >= earliest_valid and len(self._leases) <= MAX_LEASES:
                 return  # all further leases are younger
             del self._leases[number]
 
@@ -215,7 +215,7 @@ class Metrics(Collector):
         self.store_gauges: list[Callable[[], Gauges]] = []
         self._stored: dict[Callable[[], Gauges], Gauges] = {}  # last result of each of `store_gauges`
         self._pool = WatchedPool(1, "metrics", SCRAPE_PATIENCE)
-        self._asking: Future[None] | None = None  # last call of `_ask_store`
+        self._store_call: Future[None] | None = None  # last call of `_ask_store`
         self._lock = threading.Lock()
 
         def counter(name: str, help_text: str, label: str) -> Counter:
@@ -246,10 +246,10 @@ class Metrics(Collector):
     async def scrape(self) -> bytes:
         """Return the values within `SCRAPE_SECONDS`; where the store does not answer, its last values."""
         with self._lock:
-            if self._asking is None or self._asking.done():
-                self._asking = self._pool.submit(self._ask_store)
-            asking = self._asking
-        await asyncio.wait([asyncio.wrap_future(asking)], timeout=SCRAPE_SECONDS)
+            if self._store_call is None or self._store_call.done():
+                self._store_call = self._pool.submit(self._ask_store)
+            store_call = self._store_call
+        await asyncio.wait([asyncio.wrap_future(store_call)], timeout=SCRAPE_SECONDS)
         return generate_latest(self.registry)
 
     @property
@@ -276,7 +276,7 @@ class Metrics(Collector):
 
 
 def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
-    """Split a gauge's key into its pairs of label and value."""
+    """Split a gauge's key into pairs of a label's name and text."""
     if key == "":
         return ()
     parts = (key,) if isinstance(key, str) else key
@@ -288,11 +288,17 @@ def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
 
 
 def _metric_family(name: str, help_text: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
-    """Return a metric with its values, each by its pairs of label and value (`_labels`)."""
+    """Return a metric for Prometheus.
+
+    Args:
+        name: Name of the metric, without `flawscope_`.
+        help_text: Explanation of the metric.
+        values: Values of the metric by their labels, which are pairs of a label's name and text (`_labels`).
+    """
     family_class = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
     first_pairs = next(iter(values), ())  # the labels are the same for all values
-    labels = [label for label, _ in first_pairs]
-    family = family_class(f"flawscope_{name}", help_text, labels=labels)
+    label_names = [label_name for label_name, _ in first_pairs]
+    family = family_class(f"flawscope_{name}", help_text, labels=label_names)
     for pairs, value in values.items():
-        family.add_metric([label_value for _, label_value in pairs], value)
+        family.add_metric([label_text for _, label_text in pairs], value)
     return family

@@ -27,4 +27,5 @@ def page_products(store: Store, files: Files, configured: Collection[str]) -> di
         .order_by(versions.c.id)
     )
     rows = store.database.rows(query)
+    # a later version replaces the earlier ones of its product
     return {row.name: ProductSettings(str(files.folder / row.file)) for row in rows}

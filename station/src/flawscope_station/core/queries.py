@@ -40,7 +40,7 @@ class Records:
         self._leases = ReviewLeases()
 
     def search(self, product_id: int, filters: Filters) -> InspectionPage:
-        """Return a page of a product's inspections that the filters match, when it has its turn."""
+        """Wait for a turn, and return a page of a product's inspections that match the filters."""
         with self.turns.take():
             return search(self.store.database, product_id, filters)
 
@@ -66,7 +66,7 @@ class Records:
 
         Args:
             product_id: Number of the product.
-            limit: Most inspections to return.
+            limit: Largest number of inspections.
             after: Number of the inspection after which the list begins.
             reader: Page that shows them; "": none, and nothing is leased.
         """
@@ -140,7 +140,7 @@ class Overview:
         self.inspector = context.inspector
         self.versions = context.addresses.versions
         # by product: time of the last comparison as `time.monotonic` counts, and its state
-        self._promised: dict[str, tuple[float, str]] = {}
+        self._rate_comparisons: dict[str, tuple[float, str]] = {}
 
     def facts(self, name: str) -> Product:
         """Return a product as the API shows it.
@@ -148,11 +148,11 @@ class Overview:
         Raises:
             NotFoundError: There is no such product.
         """
-        number = self.addresses.product_id(name)
-        version_list = self.versions.list_versions(number)
+        product_id = self.addresses.product_id(name)
+        version_list = self.versions.list_versions(product_id)
         active = next((version for version in version_list["versions"] if version["active"]), None)
-        entry = self.addresses.configured_name(name)
-        totals = self.store.totals(number)
+        configured_name = self.addresses.configured_name(name)
+        totals = self.store.totals(product_id)
         facts = {
             **self._state(name),
             "name": name,
@@ -164,8 +164,8 @@ class Overview:
             "inspections": totals["inspections"],
             "waiting": totals["waiting"],
             "folder": self.addresses.settings_of(name).folder,
-            "found_at": None if entry == name else entry,
-            "tolerances": self.inspector.judge.tolerances.in_force(number),
+            "found_at": None if configured_name == name else configured_name,
+            "tolerances": self.inspector.judge.tolerances.in_force(product_id),
             "sinks": self.sinks.facts(name),
         }
         return Product.model_validate(facts)
@@ -197,33 +197,33 @@ class Overview:
         Raises:
             NotFoundError: There is no such product.
         """
-        number = self.addresses.product_id(name)
-        entry = self.addresses.configured_name(name)
+        product_id = self.addresses.product_id(name)
+        configured_name = self.addresses.configured_name(name)
         problems = self.health.problems()
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]
         problem_kinds = [problem.kind for problem in open_problems]
         problem_products = [self._problem_product(problem) for problem in open_problems]
         standstill = self.health.state_of(name)
-        pause = self.pauses.of(number)
+        pause = self.pauses.of(product_id)
         paused = None if pause is None else pause.to_dict()
-        sources = [source.state.to_dict() for source in self.context.sources[entry]]
+        sources = [source.state.to_dict() for source in self.context.sources[configured_name]]
         # parts that came by the entry count, too: their product is not known yet
-        product_ids = {number, self.addresses.entries.get(entry, number)}
-        backlog = sum(self.inspector.backlog(product_id) for product_id in product_ids)
+        waiting_ids = {product_id, self.addresses.entries.get(configured_name, product_id)}
+        backlog = sum(self.inspector.backlog(waiting_id) for waiting_id in waiting_ids)
         return {
             "backlog": backlog,
-            "rate": round(self.inspector.intake.rate(number), 2),
-            "views": self.inspector.judge.parts.views(number),
+            "rate": round(self.inspector.intake.rate(product_id), 2),
+            "views": self.inspector.judge.parts.views(product_id),
             "problem": problems[0].text if problems else None,
             "problems": problem_kinds,
             "problem_products": problem_products,
             "stopped": None if standstill is None else standstill.kind,
             "paused": paused,
-            "refused": self.context.refusals.last(number),
+            "refused": self.context.refusals.last(product_id),
             "started": iso(self.context.refusals.since),
             "sources": sources,
-            "timing": self.context.timing.facts(entry),
-            "promised": active_promise_facts(self.versions, number),
+            "timing": self.context.timing.facts(configured_name),
+            "promised": active_promise_facts(self.versions, product_id),
         }
 
     def _problem_product(self, problem: Problem) -> str | None:
@@ -234,10 +234,10 @@ class Overview:
 
     def gauges(self) -> Gauges:
         """Return metrics that are known without asking the store."""
-        name_by_number = self.addresses.names
+        name_by_id = self.addresses.names
         problems = self.health.problems()
         backlog = {
-            name: float(self.inspector.backlog(number)) for number, name in list(name_by_number.items())
+            name: float(self.inspector.backlog(product_id)) for product_id, name in list(name_by_id.items())
         }
         return {
             "oldest_waiting_seconds": (
@@ -248,7 +248,7 @@ class Overview:
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": (
                 "Problems, by code and product.",
-                {_problem_labels(problem, name_by_number): 1.0 for problem in problems},
+                {_problem_labels(problem, name_by_id): 1.0 for problem in problems},
             ),
             "settings": (
                 "Hash of the settings that hold.",
@@ -266,24 +266,25 @@ class Overview:
 
     def _source_gauges(self) -> Gauges:
         """Return counts of the sources by product; {} where no product has a source."""
-        dropped = dict[str, float]()
-        broken = dict[str, float]()
-        away = dict[str, float]()
+        # by name of the product
+        dropped_counts = dict[str, float]()
+        broken_counts = dict[str, float]()
+        away_counts = dict[str, float]()
         for name, sources in self.context.sources.items():
             if not sources:
                 continue
             states = [source.state for source in sources]
-            dropped[name] = float(sum(state.dropped for state in states))
-            broken[name] = float(sum(state.broken for state in states))
-            away[name] = float(sum(state.is_lost for state in states))
-        if not dropped:
+            dropped_counts[name] = float(sum(state.dropped for state in states))
+            broken_counts[name] = float(sum(state.broken for state in states))
+            away_counts[name] = float(sum(state.is_lost for state in states))
+        if not dropped_counts:  # no product has a source
             return {}
         return {
-            "frames_dropped": ("Frames that came while others were inspected.", dropped),
-            "frames_broken": ("Frames that could not be decoded or were refused.", broken),
+            "frames_dropped": ("Frames that came while others were inspected.", dropped_counts),
+            "frames_broken": ("Frames that could not be decoded or were refused.", broken_counts),
             "sources_away": (
                 "Folders and cameras that cannot be reached, and cameras that repeat a frame.",
-                away,
+                away_counts,
             ),
         }
 
@@ -307,25 +308,26 @@ class Overview:
         Raises:
             StoreError: The store cannot be used.
         """
-        # each by name of the product
-        waiting = dict[str, float]()
-        version = dict[str, float]()
-        latest = dict[str, float]()
+        # by name of the product
+        waiting_counts = dict[str, float]()
+        version_numbers = dict[str, float]()
+        last_times = dict[str, float]()
+        # by name of the product and the pair of label and hash; the value is always 1
         hashes = dict[LabelledKey, float]()
-        for name, number in list(self.addresses.products.items()):
-            waiting[name] = float(self.store.waiting_count(number))
-            row = self.versions.active_row(number)
-            version[name] = 0.0 if row is None else float(row.id)
+        for name, product_id in list(self.addresses.products.items()):
+            waiting_counts[name] = float(self.store.waiting_count(product_id))
+            row = self.versions.active_row(product_id)
+            version_numbers[name] = 0.0 if row is None else float(row.id)
             if row is not None:
                 hashes[name, ("hash", row.hash)] = 1.0
-            last_at = self.store.last_at(number)
+            last_at = self.store.last_at(product_id)
             if last_at is not None:
-                latest[name] = last_at / 1e6
+                last_times[name] = last_at / 1e6
         return {
-            "review_waiting": ("Pictures to be reviewed.", waiting),
-            "version": ("The model that judges.", version),
+            "review_waiting": ("Pictures to be reviewed.", waiting_counts),
+            "version": ("The model that judges.", version_numbers),
             "model": ("SHA-256 of the file of the model that judges.", hashes),
-            "last_inspection_timestamp_seconds": ("Of the last part recorded.", latest),
+            "last_inspection_timestamp_seconds": ("Of the last part recorded.", last_times),
             "store_bytes": ("Of the database.", {"": float(self.store.database.size())}),
             "promise_kept": ("1 where the false-alarm rate is kept on the line.", self._promises()),
         }
@@ -336,17 +338,17 @@ class Overview:
         A comparison reads thousands of records. For that reason a call compares the rate of one product at
         most, and a product's rate is compared once in `PROMISE_INTERVAL` at most.
         """
-        latest_due = time.monotonic() - PROMISE_INTERVAL
-        for name, number in list(self.addresses.products.items()):
-            compared_at, _ = self._promised.get(name, (-math.inf, ""))
-            if compared_at < latest_due:
-                comparison = compare_false_alarm_rates(self.versions, number)
+        due_before = time.monotonic() - PROMISE_INTERVAL
+        for name, product_id in list(self.addresses.products.items()):
+            compared_at, _ = self._rate_comparisons.get(name, (-math.inf, ""))
+            if compared_at < due_before:
+                comparison = compare_false_alarm_rates(self.versions, product_id)
                 state = comparison["state"] if comparison else ""
-                self._promised[name] = time.monotonic(), state
+                self._rate_comparisons[name] = time.monotonic(), state
                 break  # the other products have their turns at the next calls
         gauge_by_state = {"kept": 1.0, "broken": 0.0}
         gauges = {}
-        for name, (_, state) in list(self._promised.items()):
+        for name, (_, state) in list(self._rate_comparisons.items()):
             if name in self.addresses.products and state in gauge_by_state:
                 gauges[name] = gauge_by_state[state]
         return gauges

@@ -24,8 +24,11 @@ def status_and_code(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status of an error, and its code for programs."""
     if isinstance(error, options.ConflictError):
         return 422, "conflict"
-    status, code = (422, "invalid") if isinstance(error, InputError) else (503, "failed")
-    if isinstance(error, FlawscopeError):
+    if isinstance(error, InputError):
+        status, code = 422, "invalid"
+    else:
+        status, code = 503, "failed"
+    if isinstance(error, FlawscopeError):  # an error may have a status and a code of its own
         status = getattr(error, "status", status)
         code = getattr(error, "code", code)
     return status, code
@@ -96,10 +99,10 @@ class Refusals:
         is_challenge_part = isinstance(error, NotProductionError)  # it is no part of the line
         if not is_registered or is_challenge_part:
             return code
-        # a product that an entry finds is configured under the name of the entry
-        is_entry = self.addresses.configured_name(name) == name
-        for product, number in list(self.addresses.products.items()):
-            is_found_by_entry = is_entry and self.addresses.configured_name(product) == name
+        # The settings of a product stand under its own name, or under the name of the entry that finds it.
+        has_own_settings = self.addresses.configured_name(name) == name
+        for product, product_id in list(self.addresses.products.items()):
+            is_found_by_entry = has_own_settings and self.addresses.configured_name(product) == name
             if product == name or is_found_by_entry:
                 refusal: Refusal = {
                     "at": iso(now()),
@@ -108,8 +111,8 @@ class Refusals:
                     "picture": picture or None,
                     "product": product,
                 }
-                self._last[number] = refusal
-                self.live.publish(number, refusal, REFUSAL_EVENT)
+                self._last[product_id] = refusal
+                self.live.publish(product_id, refusal, REFUSAL_EVENT)
         return code
 
     def last(self, product_id: int) -> Refusal | None:

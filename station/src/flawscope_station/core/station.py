@@ -91,7 +91,7 @@ class Station:
         self._watched: list[tuple[HasThreads, bool]] = []
         self._request_enders: list[Callable[[], object]] = []
         self._ending = ExitStack()
-        self._open_store(settings)
+        self._open_store(settings)  # sets `self.settings`
         self._make_components(self.settings)
         self._add_components(self.settings)
         for feature in features:
@@ -133,7 +133,8 @@ class Station:
 
     def _make_housekeeping(self, settings: Settings) -> None:
         """Make the watch of the machine, and the housekeeping, which removes old files and rows."""
-        # the reports of the shifts of the last days need their records
+        # The reports of the last days' shifts need the records of these days, and of one more: the first
+        # shift may begin on the day before.
         record_seconds = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, self.report)
         self.housekeeping = Housekeeping(
@@ -163,7 +164,7 @@ class Station:
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, report_model
         )
-        # numbers by name: of the products, and of the entries
+        # two mappings of a name to its number: of the products, and of the entries
         product_numbers = self.addresses.products, self.addresses.entries
         self.inspector = Inspector(
             self.judge, self.store, self.files, self.machine, settings.limits, product_numbers
@@ -224,7 +225,7 @@ class Station:
         )
 
     def _add_components(self, settings: Settings) -> None:
-        """Add the components, in the order in which they start; they end the other way."""
+        """Add the components, in the order in which they start; they end in reverse order."""
         self._add(self._store_extension())
         self._add(Extension(components=(self.machine,), services=(self.machine,)))
         if settings.syslog is not None:
@@ -300,7 +301,7 @@ class Station:
         self.menu += extension.menu
         self._services += extension.services
         self._inputs += extension.inputs
-        # with each object: whether nothing is inspected without its threads
+        # pairs of an object and whether inspections need its threads
         self._watched += [(owner, True) for owner in extension.inspecting]
         self._watched += [(owner, False) for owner in extension.watched]
         self._watched += [(service, False) for service in extension.services]
@@ -329,7 +330,7 @@ class Station:
             source.start()
 
     def end_requests(self) -> None:
-        """End the waits of requests: for news of open pages, for trials of new products, for late parts."""
+        """End the waits of requests: of open pages for news, and of others for trials or for late parts."""
         for end in self._request_enders:
             end()
 
@@ -346,7 +347,7 @@ class Station:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all threads have ended for which the process would wait."""
+        """Whether all threads that the process would wait for have ended."""
         return self.inspector.has_ended
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:

@@ -67,7 +67,7 @@ class EventForwarder(BackgroundThread):
         self.database = database
         self.files = files
         self.report = report
-        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
+        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, spread=0.25)
         self._handler: _Handler | None = None
         self._sent_number: int | None = None  # number of the last event that was sent; None: not read yet
         # Number of the newest event at the last look: transactions of all events up to it have ended by now.
@@ -108,6 +108,7 @@ class EventForwarder(BackgroundThread):
             page = events_after(self.database, sent_number, settled_number, PAGE_SIZE)
             for event in page:
                 self._send(event)
+            # an empty page: the events up to `settled_number` do not exist any more
             sent_number = page[-1]["id"] if page else settled_number
             self.files.write(self.files.folder / POSITION_FILE, f"{sent_number}\n".encode())
             self._sent_number = sent_number

@@ -72,7 +72,15 @@ class ActiveVersion:
 
     @classmethod
     def read(cls, number: int, file: Path) -> ActiveVersion:
-        """Return the version, with the facts from its model file. InputError: the file cannot be read."""
+        """Return the version, with the facts from its model file.
+
+        Args:
+            number: Number of the version.
+            file: Model file of the version.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
         facts = router.read_facts(file)
         method = facts.shared("methods", lambda manifest: manifest.method)
         precision = facts.shared("precisions", lambda manifest: manifest.calibration.precision)
@@ -189,7 +197,7 @@ class ValidVerdicts:
 
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
-    """Return the latest verdicts on a product's inspections that were not taken back."""
+    """Return the latest valid verdicts (those not taken back) on a product's inspections."""
     column_names = "id", "picture", "name", "view", "verdict", "anomalous", "version_id", "score", "severity"
     latest_verdicts = (
         select(
@@ -218,6 +226,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
         elif row.contradicts:
             valid.contradictory.append(row.id)
         else:
+            # a verdict is confirmed if people gave it twice in a row
             *earlier_verdicts, last = verdicts_by_inspection[row.id]
             is_confirmed = bool(earlier_verdicts) and earlier_verdicts[-1].verdict == last.verdict
             valid.usable_verdicts.append(ValidVerdict(row, row.verdict, last.id, is_confirmed, last.mask))
@@ -286,9 +295,9 @@ def draw_good_pictures(
     A part is good if the model passed it and no verdict calls it a defect, or if a person called it good. All
     good parts have the same chance. Of a part in several views, a random view is taken.
 
-    If a share of the flagged parts is not reviewed yet, the same share of the passed parts is left out, so
-    that false alarms have their true share of the good parts. Parts within tolerance and challenge parts are
-    left out, because they have defects.
+    Only reviewed parts can be false alarms. If a share of the flagged parts is not reviewed yet, the same
+    share of the passed parts is left out, so that false alarms are as frequent as among all good parts. Parts
+    within tolerance and challenge parts are left out, because they have defects.
 
     Args:
         connection: Connection to the database.
@@ -346,8 +355,8 @@ def draw_good_pictures(
 def _good_parts(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
     """Return the numbers of the good parts among the line's inspections, in ascending order.
 
-    These are all false alarms, and random passed parts. The share of the passed parts that is taken equals
-    the share of the flagged parts that is reviewed.
+    These are all false alarms, and random passed parts. The more flagged parts are reviewed, the more passed
+    parts are taken: if a third of the flagged parts is reviewed, a third of the passed parts.
     """
     flagged = [row for row in rows if row.anomalous]
     reviewed = [row for row in flagged if row.verdict is not None]
@@ -401,19 +410,20 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     """
     valid = read_verdicts(conn, product_id)
     called_good = {verdict.number for verdict in valid.usable_verdicts if verdict.verdict == GOOD}
+    # a removed picture still counts as good: it was good when a version learnt from it
     still_good = called_good | set(valid.removed)
-    # a removed picture still counts as good, as when it was learnt from
     start, learnt = _valid_start(conn, product_id, active.number, still_good)
     already_learnt = {*learnt} if active.is_trained else set()  # for an export, everything is learnt anew
     count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
     line_rows = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
     plan_pictures = []
     for verdict in valid.usable_verdicts:
-        is_of_line = verdict.verdict == GOOD and verdict.number in line_rows
-        if is_of_line:
+        is_random_good = verdict.verdict == GOOD and verdict.number in line_rows
+        if is_random_good:
             del line_rows[verdict.number]  # the loop below adds only pictures that are not reviewed
         is_new = verdict.number not in already_learnt
-        plan_pictures.append(_reviewed_fields(verdict, active, files, is_drawn=is_of_line, is_new=is_new))
+        fields = _reviewed_fields(verdict, active, files, is_drawn=is_random_good, is_new=is_new)
+        plan_pictures.append(fields)
     for row in line_rows.values():
         plan_pictures.append({**_picture_fields(row, files), "good": True, "drawn": True, "judged": False})
     return Plan(start, learnt, valid, plan_pictures)

@@ -111,7 +111,11 @@ class Learning:
         self.queue.wake()
 
     def candidate(self, product_id: int, number: int) -> records.Candidate:
-        """Return a product's candidate by its number, with its progress while it is made. NotFoundError."""
+        """Return a product's candidate by its number, with its progress while it is made.
+
+        Raises:
+            NotFoundError: There is no such candidate.
+        """
         return records.Candidate.of(self.candidates.row(product_id, number), self.queue.step(number))
 
     # ---- requests of people
@@ -209,7 +213,7 @@ class Learning:
         learn = self.settings.get(product_id)
         rows = self.candidates.latest(product_id)
         valid = self._read_verdicts(product_id)
-        reason_against = None
+        why_no_learning = None
         unsure: list[int] = []
         try:
             active = self._learning_version(product_id)
@@ -217,9 +221,9 @@ class Learning:
             last_judgement = last_facts.get("judgement") or {}  # empty while the candidate is being made
             unsure = find_unsure(valid, active, last_judgement.get("unsure", ()))
         except InputError as error:
-            reason_against = str(error)
+            why_no_learning = str(error)
         return {
-            "why_not": reason_against,
+            "why_not": why_no_learning,
             "after": None if learn is None else learn.after,
             "keep": (learn or LearningSettings()).keep,
             "false_alarms": sum(verdict.verdict == "good" for verdict in valid.corrections),
@@ -238,14 +242,14 @@ class Learning:
             valid: The product's verdicts now.
             rows: Jobs of the candidates, newest first; a queued job has no verdicts yet.
         """
-        last_verdicts: list[int] = []  # numbers of the corrections when the last candidate was made
+        last_ids: list[int] = []  # numbers of the verdicts when the last candidate was made
         for row in rows:
-            job_verdicts = json.loads(row.facts).get("verdicts")
-            if job_verdicts is not None:
-                last_verdicts = job_verdicts
+            verdict_ids = json.loads(row.facts).get("verdicts")
+            if verdict_ids is not None:
+                last_ids = verdict_ids
                 break
-        changed_verdicts = {*valid.verdicts} ^ {*last_verdicts}  # in one of the two sets only
-        return len(changed_verdicts)
+        changed_ids = {*valid.verdicts} ^ {*last_ids}  # in only one of the two sets
+        return len(changed_ids)
 
     def _read_verdicts(self, product_id: int) -> ValidVerdicts:
         with self.database.reading() as connection:
@@ -279,16 +283,16 @@ class Learning:
     def _look(self) -> None:
         """Queue a candidate for each product that has enough new corrections.
 
-        Only products with a new verdict or a new model since the last look are examined, because reading all
-        corrections of a product takes long.
+        Reading all corrections of a product takes long. Therefore a product is examined only if it has a new
+        verdict or a new model since the last look, or if its corrections could not be counted then.
         """
         for product_id, learn in self.settings.items():
             state = self.candidates.state(product_id)
-            last_state, is_counted = self._last_looks.get(product_id, (None, False))
-            if state != last_state or not is_counted:
+            last_state, are_counted = self._last_looks.get(product_id, (None, False))
+            if state != last_state or not are_counted:
                 # without settings of learning, corrections need not be counted
-                is_counted = learn is None or self._queue_if_enough(product_id, learn)
-            self._last_looks[product_id] = state, is_counted
+                are_counted = learn is None or self._queue_if_enough(product_id, learn)
+            self._last_looks[product_id] = state, are_counted
 
     def _queue(self, product_id: int, start: int, who: str, how: LearningWay = "") -> int:
         """Queue a candidate that starts from a version, and return its number."""
@@ -302,7 +306,7 @@ class Learning:
         model that cannot be read is reported as a problem.
         """
         problem = None
-        is_counted = True
+        are_counted = True
         try:
             rows = self.candidates.latest(product_id)
             if not any(row.status in jobs.UNFINISHED for row in rows):
@@ -312,13 +316,13 @@ class Learning:
         except StoreError:
             raise
         except CannotLearnError:
-            is_counted = False
+            are_counted = False
         except Exception as error:
-            is_counted = False
+            are_counted = False
             problem = f"no version can be made from corrections: {message_with_type(error)}"
         # another code than `learning_NUMBER`, the code of a problem with the last candidate
         self.report(f"learning_model_{product_id}", problem)
-        return is_counted
+        return are_counted
 
     def _make(self, row: JobRow) -> None:
         """Make the candidate of a job, and report a failure.
@@ -343,6 +347,7 @@ class Learning:
             how = json.loads(row.facts).get("asked", "")
             job = {
                 "active": str(active.file),
+                # an export cannot be taught further: its trained model is named in the settings
                 "trained": start_file if active.is_trained else learn.trained,
                 "out": str(out),
                 "how": how,
@@ -460,9 +465,11 @@ class Learning:
         product_id = row.product_id
         valid = plan.verdicts
         learnt = sorted({*plan.learnt, *judgement.learnt})
-        text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
+        version_text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
         self.versions.number(product_id)  # raises NoModelError where the product was removed meanwhile
-        version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who, is_ready=False))
+        version = self._retry_write(
+            lambda: self.versions.add(product_id, out, version_text, row.who, is_ready=False)
+        )
         seconds = round(time.monotonic() - start_time, 2)
         facts: dict[str, object] = {
             "how": judgement.how,

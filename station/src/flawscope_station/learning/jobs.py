@@ -47,7 +47,7 @@ UNFINISHED = (QUEUED, RUNNING)
 MAX_JOBS = 1000  # jobs of a product without a version that are kept, the latest
 MAX_LATEST = 50  # latest jobs of a product that are listed
 CHECK_INTERVAL = 60.0  # seconds between two looks for jobs
-LATE_SECONDS = 5.0  # delay of a step, at least, after which the estimated rest of its stage is not shown
+LATE_SECONDS = 5.0  # shortest time for which the estimated remaining time of a stage is shown
 RETRY_SECONDS = 2.0  # seconds between two tries where the database is away
 EVENT_QUEUED = "learning asked"
 
@@ -173,7 +173,8 @@ class Jobs:
         )
         with self.database.reading() as connection:
             job_states = [tuple(row) for row in connection.execute(latest_jobs)]
-            return *connection.execute(version_and_verdict).one(), *job_states
+            version_id, verdict_id = connection.execute(version_and_verdict).one()
+        return version_id, verdict_id, *job_states
 
     def next_unfinished(self) -> JobRow | None:
         """Return the oldest unfinished job; None: there is none.
@@ -200,7 +201,11 @@ class Jobs:
         return {int(row.version_id): row for row in rows}  # later jobs replace earlier ones
 
     def row(self, product_id: int, number: int) -> CandidateRow:
-        """Return a product's job, with the state of its version. NotFoundError."""
+        """Return a product's job, with the state of its version.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
         row = self.database.row(
             _with_version_state().where(jobs.c.product_id == product_id, jobs.c.id == number)
         )
@@ -279,14 +284,15 @@ class JobQueue(BackgroundThread):
 
     def __init__(self, database: Database):
         super().__init__("learning")
-        self.jobs, self.worker = Jobs(database), Worker()
+        self.jobs = Jobs(database)
+        self.worker = Worker()
         self.makers: dict[str, Maker] = {}
         self.looks: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self._current: JobRow | None = None
         self._step: JobStep | None = None
         self._stage_start = 0.0  # time at which the current stage began
-        self._estimate_end = 0.0  # time until which the current step's estimate of the rest is shown
+        self._estimate_end = 0.0  # time until which the estimated remaining time of a step is shown
 
     @override
     def start(self) -> None:
@@ -327,7 +333,7 @@ class JobQueue(BackgroundThread):
     def step(self, number: int) -> JobStep | None:
         """Return the progress of a job; None: it is not running.
 
-        If a step takes much longer than estimated, the estimate of the rest (`left`) is None.
+        If a step takes much longer than estimated, the estimated remaining time (`left`) is None.
         """
         with self._lock:
             is_running = self._current is not None and self._current.id == number

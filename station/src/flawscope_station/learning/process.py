@@ -182,7 +182,7 @@ def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the CPU to others
     with suppress(OSError, AttributeError):
         os.nice(niceness)
-    if niceness == LEARNING_NICENESS:
+    if niceness == LEARNING_NICENESS:  # a trial, for which a person waits, is not slowed down further
         with suppress(OSError, AttributeError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     decoding.raise_pixel_limit(pixels)

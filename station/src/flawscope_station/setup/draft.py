@@ -115,7 +115,7 @@ def refuse_defect_folder(name: str) -> None:
     parts = [part for part in re.split(r"[/\\\\]", name) if part not in ("", "..") and ":" not in part]
     relative_path = "/".join(parts)
     if not decoding.is_picture(relative_path):
-        relative_path += ".png"  # the check reads names of pictures alone
+        relative_path += ".png"  # the check reads only the names of pictures
     try:
         refuse_unknown_names("pictures", [relative_path])
     except InputError:
@@ -173,8 +173,9 @@ class Draft:
         fact_keys = ["learns_from", "error", "error_options"]
         facts: dict[str, Any] = {"learns_from": []}
         facts |= {key: self.state[key] for key in fact_keys if key in self.state}
-        other_keys = {*STATE_KEYS, *OLD_LIVE_KEYS, *fact_keys, "stage", "asked_at"}
-        facts["options"] = {key: value for key, value in self.state.items() if key not in other_keys}
+        # all other keys of the state are options of the fit
+        no_option_keys = {*STATE_KEYS, *OLD_LIVE_KEYS, *fact_keys, "stage", "asked_at"}
+        facts["options"] = {key: value for key, value in self.state.items() if key not in no_option_keys}
         status_of_stage = {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}
         return status_of_stage.get(stage, stage), facts  # other stages have the name of the status
 
@@ -242,7 +243,7 @@ class Draft:
             name: File name that was sent, perhaps with folders.
 
         Raises:
-            InputError: The file is no picture, damaged, a raw file, or defective by its name.
+            InputError: The file is no picture, is damaged, is a raw file, or has a name that means a defect.
             TooLargeError: The picture has too many pixels.
             DraftFullError: There are as many pictures as a product can have.
             NotFoundError: The draft was removed.
@@ -294,7 +295,8 @@ class Draft:
             except (InputError, TooLargeError) as error:
                 # errors of the decoder name the data by their size
                 reason = str(error).replace(f"({len(data)} bytes)", name)
-                yield AddedPicture.refused(name, error, reason, other_kind(name) or "unreadable")
+                other_code: RefusalCode = other_kind(name) or "unreadable"
+                yield AddedPicture.refused(name, error, reason, other_code=other_code)
 
     def _find_same_content(self, size: int, digest: bytes) -> Path | None:
         """Return the picture with this size and SHA-256; None: there is none.
@@ -354,7 +356,11 @@ class Draft:
                 self.version += 1
 
     def path(self, name: str) -> Path:
-        """Return the path of a picture, also of one that was left out. NotFoundError."""
+        """Return the path of a picture, also of one that was left out.
+
+        Raises:
+            NotFoundError: There is no such picture.
+        """
         for paths in self._by_size.values():
             for path in paths:
                 if path.name == name:
@@ -362,12 +368,15 @@ class Draft:
         raise NotFoundError(f"{self.name} has no picture {name!r:.80}")
 
     def view(self, name: str, side: int) -> bytes:
-        """Return an upright picture as WebP. NotFoundError: there is no such picture.
+        """Return an upright picture as WebP.
 
         Args:
             name: File name of the picture.
             side: Largest number of pixels of the longer side. Up to `THUMBNAIL_SIDE`, the stored thumbnail is
                 returned, which may be larger.
+
+        Raises:
+            NotFoundError: There is no such picture.
         """
         path = self.path(name)
         thumbnail = self.home / THUMBNAILS_FOLDER / f"{name}.webp"
@@ -464,9 +473,9 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
         limits: Limits of an upload, which apply to each file in the zip.
 
     Raises:
-        OtherFileError: It is a document, or a package of a program.
-        InputError: It is no zip, is far larger when unpacked than pictures are, or has folders whose names
-            leave open whether their pictures are good.
+        OtherFileError: The file is a document, or a package of a program.
+        InputError: The file is no zip, or is far larger when unpacked than pictures are, or has a folder
+            whose name does not say whether its pictures are good.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -480,12 +489,12 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                     "pictures alone"
                 )
             entry_by_path = {entry.filename.replace("\\", "/"): entry for entry in entries}
-            # path -> function that reads the file, which may be a list of the good pictures
+            # path -> function that reads this file; the check needs it where a file lists the good pictures
             reader_by_path = {
                 entry_path: partial(_read_list, file, entry, limits)
                 for entry_path, entry in entry_by_path.items()
             }
-            refuse_unknown_names(name, entry_by_path, reader_by_path, "pack the good ones alone")
+            refuse_unknown_names(name, entry_by_path, read=reader_by_path, remedy="pack the good ones alone")
             for entry in entries:
                 yield entry.filename, _read_entry(file, entry, limits)
     except InputError:

@@ -112,8 +112,10 @@ class Drafts:
         self.trier = Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
         self.live_of: Callable[[Draft], LiveFacts | None] = lambda draft: None
-        homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
-        self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
+        drafts_folder = files.folder / draft_module.DRAFTS_FOLDER
+        state_paths = sorted(drafts_folder.glob(f"*/{draft_module.STATE_FILE}"))
+        names = [state_path.parent.name for state_path in state_paths]
+        self._drafts = {name: self._load_draft(name) for name in names}
         self._lock = threading.RLock()
         self._trials = Turns(1, MAX_TRIALS)
         self._ended_search = 0  # number of the job whose search for settings a person has stopped
@@ -131,7 +133,8 @@ class Drafts:
                 status, facts = earlier_job
                 number = self.jobs.add(FIT, str(draft.state.get("by", "")), facts, draft=name)
                 self.jobs.change(number, status)
-            draft.forget_earlier(*draft_module.OLD_LIVE_KEYS)  # `LiveProducts` reads and drops these later
+            # `OLD_LIVE_KEYS` are kept: `LiveProducts` reads them later, and forgets them then
+            draft.forget_earlier(*draft_module.OLD_LIVE_KEYS)
         return draft
 
     # ---- drafts
@@ -140,7 +143,11 @@ class Drafts:
         return iter(list(self._drafts.values()))  # a copy: other threads may add and remove drafts
 
     def draft(self, name: str) -> Draft:
-        """Return the draft of a name. NotFoundError: there is none; the message has the most similar name."""
+        """Return the draft called `name`.
+
+        Raises:
+            NotFoundError: There is no such draft; the message has the most similar name.
+        """
         if name not in self._drafts:
             raise NotFoundError(
                 f"no new product is called {name!r:.80}: {suggest_name(name, list(self._drafts))}"
@@ -187,7 +194,11 @@ class Drafts:
         self.checks.forget(draft)
 
     def add(self, draft: Draft, files: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
-        """Store pictures, given as name and content, and return the result of each. StoreError."""
+        """Store pictures, given as name and content, and return the result of each.
+
+        Raises:
+            StoreError: A picture cannot be written.
+        """
         results = list(draft.add_all(files))
         self.checks.wake()
         return results
@@ -201,7 +212,7 @@ class Drafts:
             name: Name of the zip, for errors.
 
         Raises:
-            InputError: It is no zip, or has no files.
+            InputError: The file is no zip, or has no files.
             StoreError: A picture cannot be written.
         """
         results = list(draft.add_all(read_zip(path, name, self.limits)))
@@ -211,7 +222,16 @@ class Drafts:
         return results
 
     def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
-        """Leave pictures out (`out`), or take them back. InputError: the model is being fitted to them."""
+        """Leave pictures out, or take them back.
+
+        Args:
+            draft: Draft of the pictures.
+            names: File names of the pictures.
+            out: True: leave the pictures out; False: take them back.
+
+        Raises:
+            InputError: The model is being fitted to them.
+        """
         if self.stage(draft) == RUNNING:
             raise InputError(
                 f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
@@ -237,8 +257,8 @@ class Drafts:
 
         Args:
             draft: Draft with the pictures.
-            fit_options: `FIT_OPTIONS` of `flawscope fit`; `minutes` of a method that learns in steps; `auto`:
-                minutes in which settings of PatchCore are tried.
+            fit_options: Options of `flawscope fit` (`FIT_OPTIONS`). `minutes` is for methods that learn in
+                steps; `auto` is the number of minutes for trying settings of PatchCore.
             who: User who requests it.
             go_on: Whether to continue an interrupted training with the same options and pictures.
             all_good: Whether a person says that all pictures are good, whatever their names are.
@@ -289,7 +309,11 @@ class Drafts:
             self.queue.stop_job(job.id)
 
     def _run_fit(self, draft: Draft, fit_options: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a fit in the process that makes models, and return its results. WorkerError."""
+        """Run a fit in the process that makes models, and return its results.
+
+        Raises:
+            WorkerError: The fit failed, or the process ended.
+        """
         cores = machine.usable_cores()
         job = {
             "do": FIT,
@@ -341,8 +365,8 @@ class Drafts:
             job = self.jobs.of_draft(draft.name)
             if job is None or job.id != row.id or job.status != RUNNING:
                 return  # a person stopped or removed it meanwhile
-            origin = {"options": fit_options, "learns_from": pictures, "asked_at": row.created_at}
-            draft.change(result={**results, **origin})
+            fit_request = {"options": fit_options, "learns_from": pictures, "asked_at": row.created_at}
+            draft.change(result={**results, **fit_request})
             self.jobs.change(row.id, DONE)
         self.say(f"new product {draft.name}: it has learnt")
 
@@ -462,7 +486,7 @@ def _options_behind(error: str, fit_options: Mapping[str, Any]) -> list[str]:
     for name in fit_options:
         flag = f"--{name.replace('_', '-')}"
         is_possible_cause = name == "minutes" or name in PICTURE_OPTIONS
-        if is_possible_cause and re.search(rf"{flag}(?![\w-])", error):
+        if is_possible_cause and re.search(rf"{flag}(?![\w-])", error):  # not as the start of a longer flag
             named_options.append(name)
     if named_options:
         return named_options

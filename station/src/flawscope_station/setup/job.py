@@ -79,7 +79,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     facts = fitted.facts
     promise = rates.promise_of(facts)  # the expected rate of false alarms
     offered_rates = rates.describe_rates(facts)
-    own_offer = next(offer for offer in offered_rates if offer["rate"] == facts.rate)
+    chosen_rate = next(offered_rate for offered_rate in offered_rates if offered_rate["rate"] == facts.rate)
     manifests = [model_of_view.manifest for model_of_view in models]
     questions = [line for manifest in manifests for line in manifest.questions]
     return {
@@ -89,7 +89,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "rates": offered_rates,
         "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
         "pictures": sum(picture.role in ("train", "calibration") for picture in facts.pictures),
-        "found": own_offer["found"],  # simulated defects that the model finds
+        "found": chosen_rate["found"],  # simulated defects that the model finds
         "odd": _unusual_pictures(models),
         "failures": list(fitted.failures),
         "notes": [line for manifest in manifests for line in manifest.notes],
@@ -115,7 +115,7 @@ def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
             is_suspicious = row.name in reasons
             severity = float(model.calibration.severity(row.score))
             ranking.append((is_suspicious, severity, row.name, row.score))
-    ranking.sort(reverse=True)
+    ranking.sort(reverse=True)  # suspicious pictures first, as True is greater than False
     top = ranking[: max(UNUSUAL_COUNT, len(reasons))]
     return [{"name": name, "score": score, "reason": reasons.get(name)} for _, _, name, score in top]
 
@@ -176,7 +176,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
             "milliseconds": round(1000 * trial.seconds),
         }
         for trial in choice.shown()
-        if trial.rounds
+        if trial.rounds  # without rounds there is no result
     ]
     return {
         "chosen": _describe_options(choice.flags),
@@ -188,7 +188,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _describe_options(flags: str) -> list[dict[str, str]]:
-    """Return for each option of a trial the `key` of a text of the page, and the `value` in that text.
+    """Return a text for each option of a trial, as its `key` among the page's texts and a `value` to insert.
 
     Args:
         flags: Options of the command line that change the network's input; empty: pictures are used as they
@@ -251,7 +251,8 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
             view = None if predictor.views is None else predictor.views.parse(name).view
             prediction = predictor.predict(data, product=view)
             small_picture = reduce_picture(data, name, OVERLAY_SIDE, memory)
-            overlay = drawing.contour(*prediction.over(small_picture))
+            heat_picture, marked_pixels, colour = prediction.over(small_picture)
+            overlay = drawing.contour(heat_picture, marked_pixels, colour)
         except FlawscopeError as error:
             # errors of the decoder name the data by their size
             message = str(error).replace(f"({len(data)} bytes)", name)

@@ -58,7 +58,7 @@ class LiveProducts:
     def _mark_old_versions(self, draft: Draft) -> None:
         """Store a mark, the facts about a draft, with each version that was made from the draft.
 
-        An earlier release stored in the draft's state which version is live; this is removed from the state.
+        Earlier releases stored the live version in the draft's state, from which it is removed here.
         """
         live = draft.state.get("live") or {}
         product = draft.state.get("product", self.addresses.products.get(draft.name))
@@ -83,7 +83,7 @@ class LiveProducts:
         return {"begun": draft.state.get("at"), "by": who, "learnt": fit_request_time}
 
     def live_of(self, draft: Draft) -> LiveFacts | None:
-        """Return the facts of the version as which a draft last went live; None: the draft is not live."""
+        """Return the facts of a draft's latest version that is or was active; None: the draft is not live."""
         product_id = self.addresses.products.get(draft.name)
         if product_id is None:
             return None
@@ -112,11 +112,10 @@ class LiveProducts:
         configured = self.addresses.configured
         page_made = page_products(self.store, self.files, self.with_model)
         without_model = [other for other, product in configured.items() if product.model is None]
+        replaceable_names = {*page_made, *without_model}
         product_names = [*self.addresses.products, *self.addresses.entries]
         reserved_names = [
-            product_name
-            for product_name in product_names
-            if product_name not in page_made and product_name not in without_model
+            product_name for product_name in product_names if product_name not in replaceable_names
         ]
         return self.drafts.begin(name, who, product_names, reserved_names)
 
@@ -153,8 +152,8 @@ class LiveProducts:
         removed_product = self.store.find_product(draft.name)
         if removed_product is None or self._versions_of(draft, removed_product.id):
             return
-        # Versions of an earlier release have no mark of their draft. If the draft was begun before such a
-        # product, the product counts as made from it.
+        # Versions of an earlier release have no mark of their draft. Then the product counts as made from
+        # this draft if the draft was begun before the product.
         begun = draft.state.get("at")
         page_versions = self.versions.made_as(removed_product.id, MADE_ON_PAGES)
         has_mark = any(DRAFT in version for version in page_versions)

@@ -89,7 +89,7 @@ def report_images(renderer: InspectionRenderer, product_id: int, summary: Period
         summary: Summary of the period.
 
     Raises:
-        BusyError: the station has no time or memory for it now.
+        BusyError: The station has no time or memory for the pictures now.
     """
     heat = None
     worst = dict[int, str]()
@@ -106,10 +106,10 @@ def report_images(renderer: InspectionRenderer, product_id: int, summary: Period
 
 @contextmanager
 def _unless_missing() -> Iterator[None]:
-    """Suppress the error of the block if the picture that it draws was removed meanwhile.
+    """Suppress all errors of the block except BusyError: the picture that it draws may have been removed.
 
     Raises:
-        BusyError: the picture cannot be drawn now, but can be later.
+        BusyError: The picture cannot be drawn now, but can be later.
     """
     try:
         yield

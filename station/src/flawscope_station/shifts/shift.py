@@ -63,12 +63,13 @@ def ended_shifts(shifts: ShiftSettings | None, at: int, days: int = REPORT_DAYS)
     """
     if shifts is None:
         return []
-    name_by_begin = {begin: name for name, begin in shifts.times.items()}
+    name_by_time_of_day = {time_of_day: name for name, time_of_day in shifts.times.items()}
     # a day more at either end, because a shift may begin on another day than it ends
     searched_days = range(-days - 1, 2)
-    begins = sorted(moments(name_by_begin, shifts.tz, at, searched_days))  # pairs of moment and time of day
+    # pairs of moment and time of day
+    begins = sorted(moments(name_by_time_of_day, shifts.tz, at, searched_days))
     all_shifts = [
-        Shift(name_by_begin[time_of_day], since, until)
+        Shift(name_by_time_of_day[time_of_day], since, until)
         for (since, time_of_day), (until, _) in pairwise(begins)
     ]
     return [shift for shift in all_shifts if at - days * DAY < shift.until <= at]

@@ -66,18 +66,18 @@ class Sinks:
         self._problems = problems
         self._broker: Delivery | None = None  # a single sink for all products
         self.deliveries = list[Delivery]()
-        broker = settings.mqtt
-        # by number of the product, then by place of the sink
-        settings_by_place = {
+        broker_settings = settings.mqtt
+        # number of a product -> place of a sink -> settings of the sink
+        sinks_by_product = {
             products[name]: dict(enumerate(product_settings.sinks, 1))
             for name, product_settings in settings.products.items()
         }
-        if broker is not None:
-            settings_by_place = {
-                number: {BROKER_PLACE: broker, **settings_by_place.get(number, {})}
+        if broker_settings is not None:
+            sinks_by_product = {
+                number: {BROKER_PLACE: broker_settings, **sinks_by_product.get(number, {})}
                 for number in products.values()
             }
-        unmatched_cursors = hand_on_cursors(store.database, settings_by_place)
+        unmatched_cursors = hand_on_cursors(store.database, sinks_by_product)
         self._context = MessagePictures(
             pictures,
             station=settings.name,
@@ -89,8 +89,8 @@ class Sinks:
         for name, product in settings.products.items():
             for place, sink in enumerate(product.sinks, 1):
                 self.deliveries.append(self._make_delivery(name, place, sink))
-        if broker is not None:
-            self._broker = self._open(broker, BROKER_PLACE, names=products, code="mqtt_away")
+        if broker_settings is not None:
+            self._broker = self._open(broker_settings, BROKER_PLACE, names=products, code="mqtt_away")
             self.deliveries.append(self._broker)
         self._delete_cursors(unmatched_cursors)
 
@@ -226,13 +226,18 @@ class Sinks:
     # ---- making of deliveries
 
     def _make_delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
+        """Make a delivery for one product; a label that another sink of the product has gets a number.
+
+        Args:
+            name: Name of the product.
+            place: Place of the sink in the settings.
+            settings: Settings of the sink.
+        """
         code = f"sink_{self.products[name]}_{place}"
         delivery = self._open(settings, place, names=[name], code=code)
-        # labels of the product's earlier sinks, without the number that is added below
-        labels = [
-            other_delivery.sink.label.partition(" (")[0] for other_delivery, _ in self.for_product(name)
-        ]
-        same_label_count = labels.count(settings.label)
+        other_labels = [other_delivery.sink.label for other_delivery, _ in self.for_product(name)]
+        unnumbered_labels = [label.partition(" (")[0] for label in other_labels]  # "HOST (2)": "HOST"
+        same_label_count = unnumbered_labels.count(settings.label)
         if same_label_count:  # other sinks of the product are on the same host
             delivery.sink.label += f" ({same_label_count + 1})"
         return delivery
@@ -296,11 +301,11 @@ class Sinks:
         The number of records that such a sink did not get is in an event, in the log, and in a problem until
         the next start.
         """
-        names = {number: name for name, number in self.products.items()}
+        name_by_id = {product_id: name for name, product_id in self.products.items()}
         lost_texts: dict[str, list[str]] = {}  # by the problem's code
         for cursor in cursors:
             product_id = cursor.row.product_id
-            name = names.get(product_id, f"product {product_id}")
+            name = name_by_id.get(product_id, f"product {product_id}")
             count = self._open_outbox(product_id, name, cursor.row.sink).waiting()
             if count:
                 place = f" at place {cursor.place}" if cursor.place else ""
@@ -312,7 +317,7 @@ class Sinks:
                     "that it had not had are not sent (inspections, verdicts)"
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
-                code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED
+                code = f"{UNDELIVERED}_{product_id}" if product_id in name_by_id else UNDELIVERED
                 lost_texts.setdefault(code, []).append(text)
         delete_cursors(self.store.database, cursors)
         for code, texts in lost_texts.items():

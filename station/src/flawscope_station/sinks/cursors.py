@@ -102,7 +102,8 @@ def hand_on_cursors(
                 row_conditions = cursor_conditions(product_id, cursor.row.sink)
                 key = cursor_key(sinks_by_place[place], place)
                 values = {"sink": key, **positions}
-                if cursor.hash not in key:  # nothing was delivered to the new address
+                # another hash: the sink has a new address, to which nothing was delivered yet
+                if cursor.hash not in key:
                     values |= {"delivered": 0, "refused": 0}
                 connection.execute(update(deliveries).where(*row_conditions).values(values))
                 refused_conditions = (
@@ -141,7 +142,7 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
     cursor_by_place = dict[int, StoredCursor]()
 
     def assign_cursor(place: int, is_suitable: Callable[[StoredCursor], bool]) -> bool:
-        """Assign the first suitable cursor of the sink's kind to the sink at a place, unless it has one.
+        """Give the sink at a place the first suitable cursor of its kind, unless the sink has a cursor.
 
         Returns:
             Whether a cursor was assigned.
@@ -161,7 +162,7 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
         assign_cursor(place, partial(_has_hash, _digest(sink.address)))
     unnamed_places = [place for place, sink in sinks_by_place.items() if sink.name is None]
     guessed_cursors: list[StoredCursor] = []  # assigned by place or kind, perhaps of another sink
-    ambiguous_kinds: set[str] = set()  # kinds of which a cursor was assigned by kind alone, or is left
+    ambiguous_kinds: set[str] = set()  # kinds with a cursor that was assigned only by kind, or to no sink
     for place in unnamed_places:
         if assign_cursor(place, partial(_is_at_place, place)):
             guessed_cursors.append(cursor_by_place[place])
@@ -171,15 +172,15 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
             ambiguous_kinds.add(cursor_by_place[place].kind)
     ambiguous_kinds.update(cursor.kind for cursor in unmatched)
     doubtful_cursors = [cursor for cursor in guessed_cursors + unmatched if cursor.kind in ambiguous_kinds]
-    by_place = {
-        place: AssignedCursor(cursor, _furthest_behind(_possible_cursors(cursor, doubtful_cursors)))
-        for place, cursor in cursor_by_place.items()
-    }
+    by_place: dict[int, AssignedCursor] = {}
+    for place, cursor in cursor_by_place.items():
+        possible_cursors = _possible_cursors(cursor, doubtful_cursors)
+        by_place[place] = AssignedCursor(cursor, _furthest_behind(possible_cursors))
     return CursorMatch(by_place, unmatched)
 
 
 def _possible_cursors(cursor: StoredCursor, doubtful_cursors: Sequence[StoredCursor]) -> list[StoredCursor]:
-    """Return the cursors of which one was that of the sink to which `cursor` is assigned."""
+    """Return all cursors that the sink with the cursor `cursor` may have had before."""
     if cursor not in doubtful_cursors:
         return [cursor]
     return _of_kind(cursor.kind, doubtful_cursors)

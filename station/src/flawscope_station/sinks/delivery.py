@@ -30,7 +30,7 @@ MAX_REFUSALS = 6  # refusals of a message by the other side after which it is gi
 class MessagePictures:
     """Pictures of messages, and the facts of the station that a sink may use.
 
-    The methods return None where there is no picture: `missing_picture_fields` tells the receiver why.
+    The methods return None where there is no picture: `missing_picture_fields` gives the receiver the reason.
 
     Attributes:
         renderings: Renders pictures of inspections.
@@ -96,8 +96,8 @@ def missing_picture_fields(
 
     Args:
         message: Message that gets the fields.
-        picture_fields: Value of each field that the sink sends, by its name, `picture` or `overlay`; None:
-            that picture is missing.
+        picture_fields: Fields that the sink sends: `picture`, `overlay` or both, each with its value; None:
+            the picture is missing.
     """
     if None not in picture_fields.values():
         return {}
@@ -202,7 +202,7 @@ class Sink:
 
 
 class Delivery(BackgroundThread):
-    """Thread that sends to a sink the messages in the store that it did not get yet, a page at a time.
+    """Thread that sends a sink the stored messages that it did not get yet, a page at a time.
 
     Args:
         sink: Sink that gets the messages.
@@ -230,7 +230,7 @@ class Delivery(BackgroundThread):
         self._note_refused = note_refused
         self._report_remark = report_remark
         self.error: str | None = None
-        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
+        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, spread=0.25)
         self._refusal_counts: dict[str, int] = {}  # by id of the message
         self._behind_since: float | None = None  # time since which messages have always waited
         self._polled_at = time.monotonic()  # when all outboxes were read last, even if none was due
@@ -306,7 +306,10 @@ class Delivery(BackgroundThread):
         return batch.is_last
 
     def _send_again(self, box: Outbox) -> None:
-        """Send those refused messages that a person wants to be sent again."""
+        """Send those refused messages that a person wants to be sent again.
+
+        A message that is refused once more is not requested any more.
+        """
         undelivered = box.undelivered
         while requested_messages := undelivered.requested(PAGE_SIZE):
             for inspection, verdict in requested_messages:
@@ -344,7 +347,8 @@ class Delivery(BackgroundThread):
                 self._report_if_behind()
             box.advance(batch.end)
         finally:
-            # without messages the cursor passed only records that the sink does not want: it is saved rarely
+            # In a batch without messages, the cursor has only passed records that the sink does not want. It
+            # is then saved only if the stored cursor is old.
             if batch.messages or box.is_behind:
                 box.save()
 
@@ -385,9 +389,11 @@ class Delivery(BackgroundThread):
         """Return how many messages wait, as far as the store can count them, and for which reason."""
         try:
             count = self.waiting()
-            text = f"{pluralize(count, 'message')} {'waits' if count == 1 else 'wait'}"
-            if count >= MAX_COUNTED:
-                text = f"{MAX_COUNTED:,} messages or more wait"
         except StoreError:
             text = "messages wait"
+        else:
+            if count >= MAX_COUNTED:
+                text = f"{MAX_COUNTED:,} messages or more wait"
+            else:
+                text = f"{pluralize(count, 'message')} {'waits' if count == 1 else 'wait'}"
         return f"{text} for {self.sink.label}: {reason}"

@@ -122,6 +122,7 @@ class FolderSink(Sink):
             fields = {"files": file_names, **missing_picture_fields(message, file_names)}
         text = json.dumps(message.envelope(**fields), ensure_ascii=False, indent=1) + "\n"
         is_written = _write_new_file(record_path, text.encode(), message.id)
+        # a file with this message but with other content is from an earlier attempt, and is as good
         return is_written or _holds_message(record_path, message.id)
 
     def _write_pictures(
@@ -158,13 +159,16 @@ class FolderSink(Sink):
         if overlay is None:
             return None
         name = f"{stem}-overlay.webp"
-        # False would mean that the file was written before a restart: it may differ a little, and stays
+        # An existing file was written before a restart. It is kept, though it may differ a little.
         _write_new_file(day / name, overlay, message.id)
         return name
 
 
 def _stem(message: Message) -> str:
-    """Return the stem of a message's file names: number, name or part, and number of the verdict."""
+    """Return the stem of a message's file names: `NUMBER-TITLE-verdict-NUMBER`.
+
+    The title is the picture's name; if the part has several views, it is the part's name.
+    """
     is_multi_view = len(message.data["views"]) > 1
     title = str(message.data["part"]) if is_multi_view else Path(str(message.data["name"])).stem
     number = f"{message.number:06}"
@@ -192,7 +196,8 @@ def _write_new_file(path: Path, data: bytes, id: str) -> bool:
     Args:
         path: Path of the file.
         data: Content of the file.
-        id: Id of the message: a temporary file that a killed station left for it is overwritten.
+        id: Id of the message, part of the name of the temporary file. A temporary file that a killed station
+            left for the same message is overwritten.
 
     Returns:
         Whether the file has this content; False: another file has the name.

@@ -92,7 +92,7 @@ class MqttSettings:
             )
 
     def _check_credentials(self) -> None:
-        """Raise InputError where credentials or certificates do not fit each other, or the address."""
+        """Raise InputError where credentials or certificates contradict each other or the address."""
         if self.password_file is not None and self.user is None:
             raise InputError("password_file wants a `user`")
         if (self.certificate_file is None) != (self.key_file is None):
@@ -133,7 +133,7 @@ class MqttSink(Sink):
         self.settings = settings
         self.problems = context.problems
         self._products = context.products
-        self._removed = context.removed
+        self._removed = context.removed  # names of removed products that the broker served
         self._renderings = context.renderings
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"
@@ -193,7 +193,7 @@ class MqttSink(Sink):
         """
         self._connect()
         self._renew_status()
-        has_late_state = False
+        has_waiting_state = False
         self._clear_removed()
         for box in self.outboxes:
             # the product may have been removed, and another product may have its name
@@ -203,14 +203,14 @@ class MqttSink(Sink):
             if sent_cursor == box.cursor:
                 continue
             if time.monotonic() - sent_at < STATE_INTERVAL:
-                has_late_state = True
+                has_waiting_state = True
                 continue
             self._sent_states[box.product] = time.monotonic(), box.cursor
             self._retain(f"{box.product}/state", json.dumps(self._product_state(box), ensure_ascii=False))
         problems = self.problems()
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
         self._retain("problem", text)
-        return STATE_INTERVAL if has_late_state else PROBLEMS_INTERVAL
+        return STATE_INTERVAL if has_waiting_state else PROBLEMS_INTERVAL
 
     def _clear_removed(self) -> None:
         """Let the broker forget the states of products that are not inspected any more."""
@@ -242,7 +242,7 @@ class MqttSink(Sink):
             self._own_status_count -= 1
             return
         self._heard_at = time.monotonic()
-        # two stations that answered each `online` at once would never stop
+        # after a while: two stations that answer every `online` at once would answer each other forever
         is_due = self._heard_at > self._renewed_at + RENEWAL_SECONDS
         if is_due or not is_online:
             self._must_renew_status = True
@@ -313,7 +313,7 @@ class MqttSink(Sink):
             if self._is_cut:
                 self._cut_counts[topic] += 1
             raise
-        del self._cut_counts[topic]
+        self._cut_counts.pop(topic, None)
         self._retained[topic] = payload
 
     def _publish(self, topic: str, text: str, retain: bool = False, timeout: float = ANSWER_TIMEOUT) -> None:
@@ -355,23 +355,24 @@ class MqttSink(Sink):
         if self._lost_reason is None:
             return
         if self._client is not None:
-            self._client.on_disconnect = None  # this end is no loss of the new connection
+            # the old connection ends on purpose, which must not be reported as a loss of the new one
+            self._client.on_disconnect = None
             self._client.disconnect()
             self._client.loop_stop()
-        has_answer = threading.Event()
+        answered = threading.Event()
 
         def on_connect(
             client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
         ) -> None:
             self._lost_reason = f"it refuses the station: {reason}" if reason.is_failure else None
-            has_answer.set()
+            answered.set()
 
         def on_disconnect(
             client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
         ) -> None:
             self._is_cut = self._lost_reason is None
             self._lost_reason = self._lost_reason or f"the connection is lost: {reason}"
-            has_answer.set()
+            answered.set()
 
         self._client = self.make_client()
         self._client.on_connect = on_connect
@@ -382,7 +383,7 @@ class MqttSink(Sink):
         self._own_status_count = 0
         self._open_connection(self._client)
         self._client.loop_start()
-        has_answer.wait(ANSWER_TIMEOUT)
+        answered.wait(ANSWER_TIMEOUT)
         if self._lost_reason is not None:
             raise UndeliveredError(self._lost_reason)
         self._retained.clear()  # a broker that was started again may have forgotten all messages
@@ -411,7 +412,7 @@ class MqttSink(Sink):
         threading.Thread(target=connect, name="mqtt-connect", daemon=True).start()
         try:
             opening.result(ANSWER_TIMEOUT)
-        except TimeoutError:
+        except TimeoutError:  # the reason is the one that `_connect` has set: it does not answer
             raise UndeliveredError(str(self._lost_reason)) from None
         except (OSError, ValueError) as error:
             self._lost_reason = f"it cannot be reached: {error_text(error)}"

@@ -20,7 +20,7 @@ from flawscope_station.store.schema import deliveries, inspections, on_line, ver
 INSPECTION = "inspection.created"  # type of a message
 VERDICT = "verdict.given"  # type of a message
 MAX_COUNTED = 1000  # waiting messages are counted up to this number: each page and scrape asks for it
-SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed only records the sink does not want
+SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored if it passed no record that the sink wants
 
 
 class MessageData(InspectionFacts):
@@ -205,9 +205,11 @@ class Outbox:
             # all inspections are read: the cursor passes those that the sink does not want, too
             newest = self._newest_cursor(connection)
             end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
-            room = limit - len(rows)
-            verdict_messages = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
-            are_all_read = len(verdict_messages) < room
+            verdict_limit = limit - len(rows)
+            verdict_messages: list[Message] = []
+            if self.wants_verdicts:
+                verdict_messages = self._read_verdicts(connection, cursor, verdict_limit)
+            are_all_read = len(verdict_messages) < verdict_limit
             last_verdict = newest.verdict if are_all_read else verdict_messages[-1].verdict or 0
             end = end._replace(verdict=max(cursor.verdict, last_verdict))
             return Batch(messages + verdict_messages, end, is_last=are_all_read)
@@ -269,8 +271,8 @@ class Outbox:
         """
         progress = self._progress
         if progress != self._saved_progress:
-            row = cursor_conditions(self.product_id, self.key)
-            self.database.change(update(deliveries).where(*row).values(progress))
+            row_conditions = cursor_conditions(self.product_id, self.key)
+            self.database.change(update(deliveries).where(*row_conditions).values(progress))
         self._saved_progress = progress
         self._saved_at = time.monotonic()
 

@@ -81,7 +81,7 @@ class Webhook(Sink):
         self.pictures = pictures
         self.address = settings.webhook
         if settings.secret_file is not None:
-            read_secrets(settings.secret_file)
+            read_secrets(settings.secret_file)  # raises where it cannot be used; `send` reads it again
         self._loop = asyncio.new_event_loop()  # so that an exchange can be ended as a whole
         self._client = httpx.AsyncClient(
             verify=tls_context(settings.ca_file),
@@ -149,7 +149,7 @@ class Webhook(Sink):
         headers = {"webhook-id": id, "webhook-timestamp": str(timestamp), "Idempotency-Key": id}
         if self.settings.secret_file is not None:
             try:
-                keys = read_secrets(self.settings.secret_file)  # read for each message, for secrets change
+                keys = read_secrets(self.settings.secret_file)  # read for each message: secrets may change
             except InputError as error:
                 raise UndeliveredError(str(error)) from None
             headers["webhook-signature"] = signature_header(keys, id, timestamp, body)
@@ -196,13 +196,14 @@ def _base64(data: bytes) -> str:
 
 
 def read_secrets(path: str) -> list[bytes]:
-    """Read the keys in a file, one a line; while a secret is changed the file has two.
+    """Read the keys in a file, one in each line; while a secret is being changed, the file has two.
 
     Raises:
         InputError: The file cannot be read, or has other content, which the message does not show.
     """
     try:
-        lines = text_files.read_text(path).split() or [""]  # an empty file is an error, as a wrong line is
+        # an empty file counts as an empty line, which `_parse_secret` refuses
+        lines = text_files.read_text(path).split() or [""]
         return [_parse_secret(line) for line in lines]
     except OSError as error:
         raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
