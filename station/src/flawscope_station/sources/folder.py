@@ -433,7 +433,7 @@ class WatchedFolder:
     def _finish_repeated(
         self, arrivals: Arrivals, path: Path, stamp: FileStamp, digest: bytes, is_kept: bool | None = None
     ) -> None:
-        """Move or keep a file that was inspected before; note an event unless it was just touched or renamed."""
+        """Move or keep a file that was inspected before; note an event if it is not the same file."""
         was_touched = arrivals.content_known(path, digest)
         # inspected files that are not kept are moved away: a file with the same content is not a renamed one
         is_same_file = was_touched or (self.then == KEEP and self._known.was_moved(stamp, digest))
