@@ -63,9 +63,8 @@ def check_source(
     ):
         (source,), product = station.sources[PRODUCT], station.products[PRODUCT]
         state = source.state.to_dict()
-        testing.must(
-            json.dumps(state) and all(state[name] for name in ("kind", "name", "place")), "an empty state"
-        )
+        json.dumps(state)  # raises an error if the state is no JSON
+        testing.must(all(state[name] for name in ("kind", "name", "place")), "an empty state")
         if isinstance(source, TriggeredSource):
             _check_triggers(station)
         _wait_for(lambda: station.store.totals(product)["inspections"], "it gives no picture")

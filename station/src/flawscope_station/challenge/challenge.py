@@ -200,7 +200,8 @@ class Challenge(BackgroundThread):
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return the inspection of a part as it is to be recorded.
 
-        The inspection of a challenge part gets the purpose `challenge`; any other stays as it is.
+        The inspection of a challenge part gets the purpose `challenge`, and no key, for it answers no
+        request. Any other inspection stays as it is.
 
         Args:
             part: Part with its pictures.
@@ -595,7 +596,7 @@ class Challenge(BackgroundThread):
         with self._lock:
             state = self._load(inspection.product_id)
             challenge_part = state.pending_parts.get(inspection.part or "")
-            if challenge_part is None:  # the part came twice in the meantime
+            if challenge_part is None:  # another inspection of the part has stored its pictures
                 return "is kept already: show it again"
             with self.store.database.writing() as connection:
                 _insert_views(connection, challenge_part.id, views)

@@ -103,7 +103,8 @@ class MachineWatch(BackgroundThread):
         memory_bytes = machine.system_memory()
         available_bytes = None if memory_bytes is None else memory_bytes[1]
         self.state = Machine(self._clock.monotonic(), disk, database, available_bytes)
-        self.database.is_doubted = database is not None and database.code == SILENT
+        has_answered = database is None or database.code != SILENT
+        self.database.is_doubted = not has_answered
         self.report("clock_jumped", self.jumps.text() or None, CONFIRM_CLOCK)
         if has_jumped:
             for on_jump in self.on_clock_jump:

@@ -254,7 +254,7 @@ class WatchedFolder:
                 yield path, False
                 continue
             number, picture_hash = record
-            is_kept = number == GIVEN_UP or self.then == KEEP  # a file that was given up is not moved
+            is_kept = number == GIVEN_UP or self.then == KEEP  # a file that was given up stays where it is
             if is_kept and str(path) in self._at_start:
                 self._at_start.discard(str(path))
                 self._digests[path] = bytes.fromhex(picture_hash)

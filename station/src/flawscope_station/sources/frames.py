@@ -151,8 +151,8 @@ class FrameReader:
         time.sleep(0)  # gives the lock away, and waits for it
         self._lock_delay = time.monotonic() - read_at
         self._core_delay = _waited_for_core()
-        # the wait for the lock after this packet is not measured: it is taken as long as the longer of the
-        # waits just before and after it
+        # the wait for the lock when this packet came is not measured: the longer of the waits before and
+        # after it stands for it
         delay = max(previous_lock_delay, self._lock_delay) + self._core_delay - previous_core_delay
         wait = read_at - asked_at
         if wait - delay < MIN_WAIT:
