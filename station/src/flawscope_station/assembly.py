@@ -37,9 +37,9 @@ def _drift_extension(core: Station) -> Extension:
 
 
 def _learning_extension(core: Station) -> Extension:
-    learns = {name: product.learn for name, product in core.settings.products.items()}
+    learn_settings = {name: product.learn for name, product in core.settings.products.items()}
     queue = JobQueue(core.database)
-    learning = Learning(queue, core.versions, core.products, learns, core.report, core.say)
+    learning = Learning(queue, core.versions, core.products, learn_settings, core.report, core.say)
     return Extension(
         components=(learning, queue),
         services=(queue,),
@@ -54,10 +54,10 @@ def _new_products_extension(core: Station) -> Extension:
     queue = core.components[JobQueue]
     memory = core.inspector.memory
     recipes = [getattr(connection.values, "recipes", {}) for connection in core.settings.connections]
-    asked_for = {product for recipe in recipes for product in recipe.values()}
+    recipe_products = {product for recipe in recipes for product in recipe.values()}
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)
     live_products = LiveProducts(
-        core.with_model, asked_for, core.addresses, core.sources, drafts, core.health
+        core.with_model, recipe_products, core.addresses, core.sources, drafts, core.health
     )
     return Extension(
         components=(drafts, live_products),
@@ -71,10 +71,10 @@ def _new_products_extension(core: Station) -> Extension:
 def _challenge_extension(core: Station) -> Extension:
     settings = core.settings
     names = core.addresses.names
-    configured = core.addresses.settings
-    product = lambda number: configured[names[number]]  # noqa: E731
+    settings_by_name = core.addresses.settings
+    product_settings = lambda number: settings_by_name[names[number]]  # noqa: E731
     runs_by = settings.engine, settings.device
-    challenge = Challenge(product, runs_by, settings.shifts, names, core.renderer, core.report)
+    challenge = Challenge(product_settings, runs_by, settings.shifts, names, core.renderer, core.report)
     for number in core.products.values():
         challenge.add_product(number)
     return Extension(

@@ -56,13 +56,15 @@ def check_source(
     from flawscope_station.sources.source import RUNNING, TriggeredSource
     from flawscope_station.store.search import Filters
 
-    given = _read_settings(plugin, settings)
-    with tempfile.TemporaryDirectory() as folder, _station(Path(folder), model, sources=(given,)) as station:
+    sources = (_read_settings(plugin, settings),)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _station(Path(folder), model, sources=sources) as station,
+    ):
         (source,), product = station.sources[PRODUCT], station.products[PRODUCT]
         state = source.state.to_dict()
-        testing.must(
-            json.dumps(state) and all(state[name] for name in ("kind", "name", "place")), "an empty state"
-        )
+        json.dumps(state)  # raises an error if the state is no JSON
+        testing.must(all(state[name] for name in ("kind", "name", "place")), "an empty state")
         if isinstance(source, TriggeredSource):
             _check_triggers(station)
         _wait_for(lambda: station.store.totals(product)["inspections"], "it gives no picture")
@@ -75,12 +77,12 @@ def check_source(
         begun = time.monotonic()
         source.stop()
         testing.must(time.monotonic() - begun < STOP_TIMEOUT, f"it does not stop within {STOP_TIMEOUT:.0f} s")
-        before = station.store.totals(product)["inspections"]
+        count_at_stop = station.store.totals(product)["inspections"]
         time.sleep(1.0)
-        now = station.store.totals(product)["inspections"]
-        testing.must(now == before, "it gives pictures after it was stopped")
-        named = [inspection["name"] for inspection in station.records.search(product, Filters()).inspections]
-        testing.must(all(named), "a picture without a name")
+        count_now = station.store.totals(product)["inspections"]
+        testing.must(count_now == count_at_stop, "it gives pictures after it was stopped")
+        names = [inspection["name"] for inspection in station.records.search(product, Filters()).inspections]
+        testing.must(all(names), "a picture without a name")
 
 
 def _check_triggers(station: Station) -> None:
@@ -92,21 +94,21 @@ def _check_triggers(station: Station) -> None:
     (camera,) = find()
     camera.forget(camera.next_shot())
 
-    async def several() -> list[Any]:
+    async def shoot_all() -> list[Any]:
         due = time.monotonic() + WAIT_TIMEOUT
         labels = [make_label(f"P{number}", None) for number in range(4)]
         return await asyncio.gather(*(shoot(station.context, PRODUCT, find, label, due) for label in labels))
 
-    found = asyncio.run(several())
-    testing.must(len({inspection.number for inspection in found}) == 4, "triggers share an inspection")
+    inspections = asyncio.run(shoot_all())
+    testing.must(len({inspection.number for inspection in inspections}) == 4, "triggers share an inspection")
     testing.must(
-        {inspection.inspection.part for inspection in found} == {"P0", "P1", "P2", "P3"},
+        {inspection.inspection.part for inspection in inspections} == {"P0", "P1", "P2", "P3"},
         "a part's number is lost",
     )
 
 
 def _check_disconnection(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
-    """Check that a camera that is away shows it, refuses triggers, and comes back by itself."""
+    """Check that a camera, while it is away, says so and refuses triggers, and comes back by itself."""
     from flawscope_station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, TriggeredSource
 
     (source,) = station.sources[PRODUCT]
@@ -130,6 +132,7 @@ def _check_disconnection(station: Station, away: Callable[[], None], back: Calla
     )
     back()
     _wait_for(lambda: source.state.state == RUNNING, "it does not come back by itself")
+    # a proper subset: at least one of the problems is over
     _wait_for(
         lambda: {problem.code for problem in station.problems()} < problem_codes, "the problem does not end"
     )
@@ -177,12 +180,13 @@ def check_sink(
                 box.advance(box.cursor._replace(inspection=0, verdict=0))
                 station.sinks.wake(number)
                 _wait_for(lambda box=box: not box.waiting(), "messages wait that came before")  # type: ignore[misc]
+                # saved, so that the next station sends these messages once more
                 box.advance(box.cursor._replace(inspection=0, verdict=0))
                 box.save()
-        found = list(received())[len(received_before) :]
-    testing.must(len(found) == len(set(found)), f"a message counts twice: {found}")
-    testing.must(len(found) == 6, f"{len(found)} of 6 inspections arrived")
-    numbers = [int(name.split("-")[2]) for name in found]
+        message_ids = list(received())[len(received_before) :]
+    testing.must(len(message_ids) == len(set(message_ids)), f"a message counts twice: {message_ids}")
+    testing.must(len(message_ids) == 6, f"{len(message_ids)} of 6 inspections arrived")
+    numbers = [int(message_id.split("-")[2]) for message_id in message_ids]
     testing.must(numbers == sorted(numbers), "their order is lost")
 
 
@@ -233,18 +237,18 @@ async def _check_answers(station: Station, name: str) -> None:
         testing.must(answer.status_code == 303, f"who is not signed in gets {answer.status_code}")
         for role, token in tokens.items():
             answer = await client.get(address, headers={"Authorization": f"Bearer {token}"})
-            wanted = 200 if has_role(Person("", role), link.role) else 403
-            testing.must(answer.status_code == wanted, f"{role}: {answer.status_code} and not {wanted}")
+            expected = 200 if has_role(Person("", role), link.role) else 403
+            testing.must(answer.status_code == expected, f"{role}: {answer.status_code} and not {expected}")
         client.headers["Authorization"] = f"Bearer {tokens[ROLES[-1]]}"
         for language, texts in PAGES.texts.items():
             headers = {"Accept-Language": language}
             answer = await client.get(address, headers=headers)
-            found = _PageReader(answer.text)
+            page = _PageReader(answer.text)
             testing.must(answer.headers["Content-Language"] == language, f"it is not in {language}")
-            testing.must(found.has_main, "it does not stand in the station's frame: extend base.html.j2")
-            testing.must(not found.refused, f"browsers refuse this: {found.refused}")
+            testing.must(page.has_main, "it does not stand in the station's frame: extend base.html.j2")
+            testing.must(not page.refused, f"browsers refuse this: {page.refused}")
             testing.must(link.text(texts) in answer.text, f"the menu lacks its link in {language}")
-            for file in found.files:
+            for file in page.files:
                 status = (await client.get(file)).status_code
                 testing.must(status == 200, f"{file}: {status}")
         answer = await client.get(f"/-/pages/{name}?product=no-such-product")
@@ -269,15 +273,16 @@ class _PageReader(HTMLParser):
 
     @override
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.has_main |= given.get("id") == "main"
-        own_script = tag == "script" and "src" not in given and given.get("type") != "application/json"
-        if own_script or tag == "style":
+        attributes = dict(attrs)
+        self.has_main |= attributes.get("id") == "main"
+        is_data = attributes.get("type") == "application/json"
+        is_inline_script = tag == "script" and "src" not in attributes and not is_data
+        if is_inline_script or tag == "style":
             self.refused.append(f"<{tag}> within the page: a file of its own")
-        for name in given:
+        for name in attributes:
             if name.startswith("on") or name == "style":
                 self.refused.append(f"{name}= of <{tag}>")
-        address = given.get("src") or (given.get("href") if tag == "link" else None)
+        address = attributes.get("src") or (attributes.get("href") if tag == "link" else None)
         if not address or address.startswith(("data:", "blob:")):
             return
         if "://" in address or address.startswith("//"):

@@ -167,7 +167,7 @@ class Challenge(BackgroundThread):
         self._states: dict[int, State] = {}
         self._unchallenged: set[int] = set()  # products that need no challenge; they may have challenge parts
         self._lock = threading.Lock()  # for changes of states; a state itself never changes
-        # a budget apart: the shown picture holds memory of the common one until it is answered
+        # a budget of its own: a shown picture holds memory of the common budget until its part is answered
         self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
@@ -200,7 +200,8 @@ class Challenge(BackgroundThread):
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return the inspection of a part as it is to be recorded.
 
-        The inspection of a challenge part gets the purpose `challenge`; any other stays as it is.
+        The inspection of a challenge part gets the purpose `challenge`, and no key, for it answers no
+        request. Any other inspection stays as it is.
 
         Args:
             part: Part with its pictures.
@@ -224,7 +225,7 @@ class Challenge(BackgroundThread):
         return record
 
     def recorded(self, recorded: RecordedInspection) -> None:
-        """Raise NotProductionError if a challenge part was inspected; its text has the result of the part."""
+        """Raise NotProductionError, which says the result, if the inspected part is a challenge part."""
         inspection = recorded.inspection
         if inspection.purpose != CHALLENGE:
             return
@@ -251,16 +252,17 @@ class Challenge(BackgroundThread):
         """
         lowest_resemblance, is_at_place = self._compare(state, challenge_part, part, record)
         run_number = self._due_run(record.product_id, record.version_id)
-        pixels = [str(picture.pixels) for picture in record.pictures]
+        pixel_hashes = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
-                records.was_taken_before(connection, record.product_id, pixel_hash) for pixel_hash in pixels
+                records.was_taken_before(connection, record.product_id, pixel_hash)
+                for pixel_hash in pixel_hashes
             )
         facts = {
             "resemblance": lowest_resemblance,
             "is_at_place": is_at_place,
             "is_copy": is_copy,
-            "pixels": pixels,
+            "pixels": pixel_hashes,
         }
         return replace(
             record,
@@ -283,8 +285,8 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
 
         Returns:
-            A pair: the lowest resemblance of all views, -1 if a view has no stored picture; and whether a
-            region lies where a stored region does, in any view, True if no region is stored.
+            A pair. First the lowest resemblance of all views: -1 if a view has no stored picture. Second,
+            whether in any view a region lies where a stored region does: True if no region is stored.
         """
         stored_views = state.views.get(challenge_part.id, {})
         data_by_view = {picture.view: picture.data for picture in part.pictures}
@@ -343,7 +345,7 @@ class Challenge(BackgroundThread):
             inspection_numbers = [showing.inspection for showing in run.showings]
             position = inspection_numbers.index(recorded.number)
             showing = run.showings[position]
-            # the challenge before and after this showing, without later ones that were recorded meanwhile
+            # the challenge before and after this showing; later showings may have been recorded meanwhile
             run_before = replace(run, showings=run.showings[:position])
             run_after = replace(run, showings=run.showings[: position + 1])
             if run_before.outcome is None and run_after.outcome is not None:
@@ -366,7 +368,13 @@ class Challenge(BackgroundThread):
         return "has passed; a part of the other kind is missing"
 
     def _check_ready(self, product_id: int, state: State, version: int | None) -> None:
-        """Raise NotReadyError if a product may not answer with a version; None: no model is open."""
+        """Raise NotReadyError if a product may not answer with a version.
+
+        Args:
+            product_id: Number of the product.
+            state: State of the product.
+            version: Number of the version; None: no model is open.
+        """
         product_readiness = self._readiness(product_id, state, version)
         cause = product_readiness.cause
         if cause is not None:
@@ -400,10 +408,11 @@ class Challenge(BackgroundThread):
     def _state_hash(self, product_id: int, state: State) -> str:
         """Return a hash of engine, device, challenge parts and tolerances: if it changes, a challenge is due.
 
-        Other settings and the release of flawscope are left out; the version of the model is compared apart.
+        Other settings and the release of flawscope are left out. So is the version of the model, which is
+        compared without a hash.
         """
         rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
-        rules_hash = rules["sha256"] if rules else rules  # without rules, the empty value is hashed
+        rules_hash = rules["sha256"] if rules else rules  # no rules: the empty value itself is hashed
         part_ids = [part.id for part in state.parts.values()]
         facts = [*self.runs_by, part_ids, rules_hash]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -434,7 +443,7 @@ class Challenge(BackgroundThread):
         Both moments are in microseconds since 1970.
         """
         times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
-        days = range(-1, 3)  # days around `after` in which the next moment lies
+        days = range(-1, 3)  # days before and after that of `after`: the next moment lies in one of them
         zone = station_zone(self.shifts)
         later_moments = [moment for moment, _ in moments(times, zone, after, days) if moment > after]
         return min(later_moments, default=None)
@@ -485,7 +494,7 @@ class Challenge(BackgroundThread):
         self.wake()
 
     def _checked_cause(self, product_id: int, state: State) -> str | None:
-        """Return why the product is not ready; None: it is ready.
+        """Return why a product that needs challenges is not ready; None: it is ready.
 
         Raises:
             InputError: the settings ask for no challenges.
@@ -587,7 +596,7 @@ class Challenge(BackgroundThread):
         with self._lock:
             state = self._load(inspection.product_id)
             challenge_part = state.pending_parts.get(inspection.part or "")
-            if challenge_part is None:  # the part came twice in the meantime
+            if challenge_part is None:  # another inspection of the part has stored its pictures
                 return "is kept already: show it again"
             with self.store.database.writing() as connection:
                 _insert_views(connection, challenge_part.id, views)

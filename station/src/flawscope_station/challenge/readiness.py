@@ -60,6 +60,7 @@ class Showing:
             expected: Right decision, good or anomalous.
             earlier: Earlier showings in the same challenge.
         """
+        # `pixels` are sets of hashes: a common one is the same picture
         repeats_earlier = any(self.pixels & showing.pixels for showing in earlier)
         if self.is_copy or repeats_earlier:
             return OLD_PICTURE
@@ -180,7 +181,7 @@ class Readiness:
 
 
 def readiness(history: History, judging: tuple[int | None, str], now: Instant) -> Readiness:
-    """Return whether a product may answer requests, by its last challenge.
+    """Return whether a product may answer requests, as its last challenge shows.
 
     The last challenge must have passed, or must have been overridden. Version, settings and parts must be the
     same now as in that challenge. No new challenge may be due.
@@ -191,17 +192,17 @@ def readiness(history: History, judging: tuple[int | None, str], now: Instant) -
             parts.
         now: Present time.
     """
-    last = history.last
-    ended_at = None if last is None else last.result.ended_at
+    last_run = history.last
+    ended_at = None if last_run is None else last_run.result.ended_at
     due_at = None if ended_at is None else history.next_due(ended_at)
-    cause = _cause(last, judging)
+    cause = _cause(last_run, judging)
     if cause is None and due_at is not None and ended_at is not None:
         cause = _time_cause(read_at=history.read, ended_at=ended_at, due_at=due_at, now=now)
     if cause is None:
         return Readiness(None, next_at=due_at)
     passed_parts = history.passed()
     missing = [name for number, name in history.parts.items() if number not in passed_parts]
-    return Readiness(cause, tuple(missing))
+    return Readiness(cause, missing=tuple(missing))
 
 
 def _cause(last: Run | None, judging: tuple[int | None, str]) -> str | None:

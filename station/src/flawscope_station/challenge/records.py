@@ -109,14 +109,14 @@ def find_showings(
         product_id: Number of the product.
         runs: Numbers of the challenges; None: the latest `MAX_SHOWN` showings, in any challenge or none.
     """
-    column = inspections.c
+    columns = inspections.c
     query = select(inspections, pictures.c.pixels).select_from(inspections.join(pictures))
-    query = query.where(column.product_id == product_id, IS_CHALLENGE)
-    query = query.where(column.challenge_part_id.is_not(None)).order_by(column.id.desc())
+    query = query.where(columns.product_id == product_id, IS_CHALLENGE)
+    query = query.where(columns.challenge_part_id.is_not(None)).order_by(columns.id.desc())
     if runs is None:
         query = query.limit(MAX_SHOWN)
     else:
-        query = query.where(column.challenge_id.in_(runs))
+        query = query.where(columns.challenge_id.in_(runs))
     newest_first = connection.execute(query).all()
     return [_showing_of(row) for row in reversed(newest_first)]
 
@@ -124,6 +124,8 @@ def find_showings(
 def _showing_of(row: ChallengeInspectionRow) -> ShowingRow:
     """Return the showing that an inspection recorded."""
     facts = json.loads(row.record)["challenge"]
+    # earlier releases recorded no hashes with the challenge: theirs is that of the only picture
+    pixel_hashes = facts.get("pixels") or [row.pixels]
     showing = Showing(
         number=row.challenge_part_id,
         inspection=row.id,
@@ -132,7 +134,7 @@ def _showing_of(row: ChallengeInspectionRow) -> ShowingRow:
         resemblance=facts["resemblance"],
         # earlier releases recorded None if no region was stored
         is_at_place=facts["is_at_place"] is not False,
-        pixels=frozenset(facts.get("pixels") or [row.pixels]),
+        pixels=frozenset(pixel_hashes),
         is_copy=facts["is_copy"],
     )
     return ShowingRow(row.challenge_id, row.score, row.score_threshold, showing)
@@ -270,6 +272,7 @@ def _results(part: ChallengePartRow, showing_rows: Sequence[ShowingRow]) -> list
         showing = row.showing
         if showing.number != part.id:
             continue
+        # showings of all parts: the same picture may have been shown for another part
         earlier = [
             earlier_row.showing for earlier_row in rows_in_runs[:position] if earlier_row.run == row.run
         ]

@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the pictu
 
 
 def resemblance(picture: NDArray[np.uint8], stored: NDArray[np.uint8]) -> float:
-    """Return the correlation of two pictures [H, W, 3] at the small shift where it is highest, -1 to 1."""
+    """Return the highest correlation of two pictures [H, W, 3] at any small shift between them, -1 to 1."""
     thumbnail = near_duplicates.Look.of(picture).thumbnail.astype(np.float64)
     stored_thumbnail = near_duplicates.Look.of(stored).thumbnail.astype(np.float64)
     shifts = range(-MAX_SHIFT, MAX_SHIFT + 1, SHIFT_STEP)
@@ -75,6 +75,5 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     first_deviation = first - first.mean()
     second_deviation = second - second.mean()
     norms = np.linalg.norm(first_deviation) * np.linalg.norm(second_deviation)
-    return float(
-        (first_deviation * second_deviation).sum() / (norms + 1e-9)
-    )  # a uniform array has the norm 0
+    covariance = (first_deviation * second_deviation).sum()
+    return float(covariance / (norms + 1e-9))  # the deviation of a uniform array has the norm 0

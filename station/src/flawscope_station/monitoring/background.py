@@ -121,9 +121,9 @@ class GuardedThread:
         self._queue = queue
         self.failure: str | None = None
         self.failed_at = -math.inf
-        self._called_at: float | None = None  # when a call began, or went on last; None: no call runs
+        self._called_at: float | None = None  # when a call began, or last made progress; None: no call runs
         self._patience: float | None = None  # seconds that the call may take; None: `STUCK_SECONDS`
-        self._begun_at: float | None = None  # when the work began; None: it waits to be begun again
+        self._begun_at: float | None = None  # when the work began; None: it does not run
         self._backoff = Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
         self._was_started = False
         self._thread: threading.Thread | None = None  # None: no thread was started yet
@@ -284,7 +284,7 @@ class WatchedPool(ThreadPoolExecutor):
 
     @override
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Schedule a call, as `ThreadPoolExecutor.submit` does, which is watched from its begin on."""
+        """Schedule a call as `ThreadPoolExecutor.submit` does, and watch it from its beginning on."""
 
         def watched() -> T:
             with self.calls.call():
@@ -385,7 +385,7 @@ class ThreadWatch(BackgroundThread):
             text = f"{thread.name}: {thread.failure}"
             if thread.is_down or thread.was_down(REPORT_SECONDS):
                 failed.append(text)
-            if thread.is_stuck:  # this text then also says why pictures wait
+            if thread.is_stuck:  # `down` gets the same text
                 text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"
                 stuck.append(text)
             if is_inspecting and (thread.is_down or (thread.is_stuck and thread.stops_all)):
@@ -463,7 +463,7 @@ class Said(str):
 
 def log_line(line: str) -> str:
     """Return a line as programs read it: time, level and fields, then the text."""
-    level = getattr(line, "level", "info")
+    level = getattr(line, "level", "info")  # a `Said` has its own level and fields
     fields = getattr(line, "fields", {})
     time_text = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     prefix_fields = {"time": time_text, "level": level, **fields}

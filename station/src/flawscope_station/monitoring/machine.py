@@ -81,7 +81,7 @@ class MachineWatch(BackgroundThread):
         self.on_clock_jump: list[Callable[[], object]] = []
         self._step = DISK  # step of the measurement that runs now, or ran last
         self._started_at: float | None = None
-        self.state = Machine(clock.monotonic(), files.disk, None, None)
+        self.state = Machine(clock.monotonic(), files.disk, database=None, available_bytes=None)
 
     @override
     def start(self) -> None:
@@ -98,12 +98,13 @@ class MachineWatch(BackgroundThread):
             self.database.is_doubted = True
         disk = self.files.measure()
         self._step = DATABASE
-        self.database.is_doubted = True
+        self.database.is_doubted = True  # until it has answered
         database = self._ask_database()
         memory_bytes = machine.system_memory()
         available_bytes = None if memory_bytes is None else memory_bytes[1]
         self.state = Machine(self._clock.monotonic(), disk, database, available_bytes)
-        self.database.is_doubted = database is not None and database.code == SILENT
+        has_answered = database is None or database.code != SILENT
+        self.database.is_doubted = not has_answered
         self.report("clock_jumped", self.jumps.text() or None, CONFIRM_CLOCK)
         if has_jumped:
             for on_jump in self.on_clock_jump:
@@ -111,7 +112,10 @@ class MachineWatch(BackgroundThread):
         return self.state
 
     def _ask_database(self) -> StoreError | None:
-        """Return why the database cannot be used; None: it can. After a failed write, try to write."""
+        """Return why the database cannot be used; None: it can.
+
+        After a failed write it tries to write, which shows whether the failure is over.
+        """
         try:
             self.database.check_answers()
         except StoreError as error:
@@ -132,27 +136,29 @@ class MachineWatch(BackgroundThread):
     def silence(self) -> StoreError | None:
         """Return the error of a disk or a database that does not answer.
 
-        None: the last state is recent, or the thread does not measure.
+        None: the last measurement is recent, or the thread does not run.
         """
         if self._started_at is None or self._ended.is_set():
             return None
-        age = self._clock.monotonic() - max(self.state.at, self._started_at)
+        last_answer_at = max(self.state.at, self._started_at)  # before the first measurement: the start
+        age = self._clock.monotonic() - last_answer_at
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
         """Return the error of a database that does not answer; None: it may answer.
 
-        With the error in hand, nobody needs to wait for the database.
+        A caller that gets an error need not wait for the database.
         """
         error = self.silence()
         if error is not None:
+            # SQLite's file is on the same disk
             is_database_silent = self.database.is_sqlite or self._step == DATABASE
             return error if is_database_silent else None
         last_error = self.state.database
         return last_error if last_error is not None and last_error.code == SILENT else None
 
     def standstill(self, size: int) -> Standstill | None:
-        """Return why no part whose files have `size` bytes can be recorded; None: one can."""
+        """Return why a part with files of `size` bytes in all cannot be recorded; None: it can."""
         fault = self.fault()
         if fault is not None:
             return fault
@@ -163,7 +169,7 @@ class MachineWatch(BackgroundThread):
         return None
 
     def fault(self) -> Standstill | None:
-        """Return why not even a small part can be recorded; None: a part can, if there is space for it."""
+        """Return why no part can be recorded, however small; None: a part can, if the disk has space."""
         if (silence := self.silence()) is not None:
             return Standstill(SILENT, silence)
         if self.database.full:
@@ -171,7 +177,7 @@ class MachineWatch(BackgroundThread):
         for error in (self.state.disk.error, self.state.database):
             if error is not None:
                 return Standstill(error.code, error)
-        # a standstill without an error refuses no part, for only a write can show that the failure is over
+        # this standstill has no error, and parts are still taken: only a write shows that the failure is over
         return Standstill("store_unreachable") if self.database.failure else None
 
     def check_room(self, size: int) -> None:

@@ -63,7 +63,7 @@ def thread_stacks() -> list[ThreadStack]:
     """Return the present calls of each thread of the process."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     stacks: list[ThreadStack] = []
-    for number, frame in sys._current_frames().items():
+    for thread_id, frame in sys._current_frames().items():
         lines = [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
-        stacks.append({"name": names.get(number, "of a library"), "stack": lines})
+        stacks.append({"name": names.get(thread_id, "of a library"), "stack": lines})
     return stacks

@@ -98,7 +98,8 @@ class Sources(dict[str, list[Source]]):
         A BusyError is only raised, and not reported, as the caller submits the part again.
 
         Args:
-            report_refusal: Gets the error; as keywords the part's number and the name of its first picture.
+            report_refusal: Function that gets the error, and the keywords `part`, the part's number, and
+                `picture`, the name of its first picture.
             part: Part to submit.
         """
         report_refusal_of_part = partial(report_refusal, part=part.number, picture=part.pictures[0].name)
@@ -147,8 +148,10 @@ class Sources(dict[str, list[Source]]):
                 if shared_folder is not None and settings.view is not None:
                     sources.append(shared_folder.add_folder(settings, place, excluded))
                     continue
-                sources.append(source := FolderSource(context, settings, place, excluded))
-                shared_folder = shared_folder if settings.view is None else source
+                source = FolderSource(context, settings, place, excluded)
+                sources.append(source)
+                if settings.view is not None:
+                    shared_folder = source
             else:
                 sources.append(FfmpegCamera(context, settings, place))
         return sources
@@ -174,8 +177,10 @@ def find_camera(name: str, sources: Sequence[Source], number: int | None = None)
         raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
     if number is None and len(cameras) > 1:
         raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
-    only_number = next(iter(cameras))
-    camera = cameras.get(only_number if number is None else number)
+    if number is None:
+        (only_camera,) = cameras.values()
+        return only_camera
+    camera = cameras.get(number)
     if camera is None:
         raise NotFoundError(
             f"{name} has no live camera {number}: {suggest_name(str(number), map(str, cameras))}"

@@ -163,7 +163,7 @@ class Arrivals:
         self._reported: set[str] = set()  # paths of other files that `passed_over` has returned
         self._written: set[str] = set()  # paths of files that flawscope wrote
         self._pending: dict[str, _PendingFile] = {}
-        self._turn = 0  # number of listings; decides of which known files a listing reads the times
+        self._turn = 0  # number of listings; selects the known files whose times a listing reads
         self.gone: dict[Path, FileStamp] = {}
         self.overwritten: list[tuple[Path, FileStamp]] = []
         self.took = 0.0
@@ -192,7 +192,7 @@ class Arrivals:
         try:
             self._list_files()
         except InputError:
-            self._identity = None
+            self._identity = None  # when the folder is back, `_recognise_folder` compares its files
             raise
         self._recognise_folder()
         ready = [
@@ -248,7 +248,8 @@ class Arrivals:
             for path, other_file in self._other_files.items()
             if path not in self._reported and now - other_file.unchanged_since >= self.patience
         ]
-        self._reported = {path for path in self._reported if path in self._other_files} | {*new_paths}
+        still_there = {path for path in self._reported if path in self._other_files}
+        self._reported = still_there | {*new_paths}
         reasons = dict[Path, str]()
         for path in new_paths:
             reasons[Path(path)] = WRITTEN if path in self._written else listing.reason_not_judged(path)
@@ -278,7 +279,7 @@ class Arrivals:
         return {Path(path) for path in self._pending}
 
     def done(self, path: Path, *, removed: bool = False, digest: bytes | None = None) -> None:
-        """Note that a picture was judged as it was at its last stamp.
+        """Note that a picture was judged, with the stamp that it had last.
 
         Args:
             path: Path of the picture.
@@ -302,7 +303,7 @@ class Arrivals:
         """Compare the content of a judged picture; a picture with another content is given out again.
 
         Returns:
-            Whether the content is the same.
+            Whether the picture stays judged. False: its content is another one than before.
         """
         done_file = self._done[str(path)]
         has_other_content = done_file.digest is not None and done_file.digest != digest
@@ -346,7 +347,7 @@ class Arrivals:
     # ---- files of the folder
 
     def _is_done(self, path: str, listed: _Listed) -> bool:
-        """Return whether a picture was judged as it is; forget the judged file if another is in its place."""
+        """Return whether a picture was judged as it is; forget that if another file is in its place."""
         done_file = self._done.get(path)
         if done_file is None:
             return False
@@ -360,7 +361,7 @@ class Arrivals:
     def _is_whole(self, path: str, listed: _Listed, now: float) -> bool:
         """Return whether a picture that is not judged is whole by now.
 
-        A new or changed picture is not whole yet: from now on it waits.
+        A new or changed picture waits, at least until the next look: at first it is never whole.
         """
         pending_file = self._pending.get(path)
         if pending_file is not None and pending_file.listed.stamp == listed.stamp:  # it has not changed
@@ -382,7 +383,7 @@ class Arrivals:
         new_names = names - self._names[folder]
         self._folders[folder] = modified_ns
         self._names[folder] = names
-        if new_names:  # some may be results of flawscope, whose list is written before the files
+        if new_names:  # they may be results of flawscope, which writes their list before the files
             for parent in (folder, *self._parents(folder)):
                 self._written.update(_written_below(parent))
         for name in new_names:
@@ -405,12 +406,13 @@ class Arrivals:
         return [Path(path) for path in paths]
 
     def _recognise_folder(self) -> None:
-        """Treat the files of a folder that is back as the ones already judged.
+        """Recognise the judged files of a folder that was away and is back.
 
-        The folder may be on a network share, whose files have other inodes now. The content of the files is
-        compared later.
+        On a network share they may have other inodes now, so path, size and time of change count. The
+        content of the files is compared later.
         """
         identity = _identity(self.folder)
+        # an empty folder may be a share that cannot be reached
         if identity == self._identity or not self._present:
             return
         self._identity = identity
@@ -439,7 +441,8 @@ class Arrivals:
                 if not was_renamed:
                     self.gone[Path(path)] = stamp
         is_same_folder = self._identity is not None and _identity(self.folder) == self._identity
-        more_are_absent = self._present_done_count + len(self._absent) < len(self._done)
+        accounted_count = self._present_done_count + len(self._absent)
+        more_are_absent = accounted_count < len(self._done)
         if is_same_folder and more_are_absent:
             self._absent |= self._done.keys() - present.keys()
         if present and len(self._done) > 2 * len(present):  # rarely, for it takes long
@@ -468,17 +471,17 @@ class Arrivals:
         while folders:
             current = folders.pop()
             try:
-                facts = os.stat(current)
-                if (facts.st_dev, facts.st_ino) in seen_folders:
+                status = os.stat(current)
+                if (status.st_dev, status.st_ino) in seen_folders:
                     continue
-                seen_folders.add((facts.st_dev, facts.st_ino))
-                with os.scandir(current) as files:
-                    entries = list(files)
+                seen_folders.add((status.st_dev, status.st_ino))
+                with os.scandir(current) as scanned:
+                    entries = list(scanned)
             except OSError as error:
                 if current == os.fspath(self.folder) or not isinstance(error, FileNotFoundError):
                     raise listing.folder_error(Path(current), error) from None
                 continue  # a subfolder that vanished meanwhile
-            self._folders[current] = facts.st_mtime_ns
+            self._folders[current] = status.st_mtime_ns
             names = {entry.name for entry in entries}
             self._names[current] = names
             if listing.OUTPUT_LIST in names or names.issuperset(listing.RESULTS):
@@ -499,10 +502,10 @@ class Arrivals:
         names = self._names[folder]
         for entry in self._pass_known(entries):
             path = entry.path
-            if path in self._written:
+            if path in self._written:  # of flawscope's files, only pictures and folders are reported
                 if decoding.is_picture(path) or entry.is_dir():
                     self._others[path] = NO_STAMP
-            elif path in self._reported and path in self._other_files:
+            elif path in self._reported and path in self._other_files:  # its times are not read again
                 self._others[path] = self._other_files[path].stamp
             elif path not in self.apart:
                 is_of_macos = entry.name.startswith("._") and entry.name.removeprefix("._") in names
@@ -514,8 +517,8 @@ class Arrivals:
     def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
         """Take most known files as unchanged, for there may be very many; return the remaining entries.
 
-        The remaining entries are unknown files, and the known files whose times this listing reads. Known
-        files take turns in being read, by the hash of their paths.
+        The remaining entries are unknown files, and one group of the known files: this listing reads their
+        times. The hash of its path decides to which group a file belongs, and groups take turns.
         """
         done = self._done
         present = self._present
@@ -546,7 +549,7 @@ class Arrivals:
         is_folder = entry.is_dir()
         if is_folder and not is_ignored:
             folders.append(path)
-        elif is_folder or entry.name.casefold() in listing.IGNORED_NAMES:
+        elif is_folder or entry.name.casefold() in listing.IGNORED_NAMES:  # its name alone counts
             self._others[path] = NO_STAMP
         else:
             is_regular = entry.is_file() and not is_ignored  # False: hidden, or a link that leads nowhere

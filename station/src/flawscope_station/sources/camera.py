@@ -85,6 +85,7 @@ class Shot:
     at: int
     triggers: int = 0
     exposed_at: float = field(default_factory=time.monotonic)
+    # empty until the frame is encoded, then its only item is the picture
     _encoded: list[bytes] = field(default_factory=list, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -225,7 +226,7 @@ class LiveCamera:
             }
             for future in ready_triggers:
                 del self._triggers[future]
-        # False: nobody waits for the trigger any more
+        # a cancelled trigger is left out, for nobody waits for it any more
         uncancelled = [future for future in ready_triggers if future.set_running_or_notify_cancel()]
         return {future: ready_triggers[future] for future in uncancelled}
 
@@ -356,7 +357,8 @@ class LiveCamera:
         """Return whether the last frame is due to be inspected; if so, set when the next one is due.
 
         Args:
-            is_trigger_answer: Whether the frame answers triggers: then it is inspected for them alone.
+            is_trigger_answer: Whether the frame answers triggers: then it is inspected as their answer, and
+                not a second time.
         """
         if is_trigger_answer or self.settings.every == ON_TRIGGER:
             return False
@@ -365,7 +367,7 @@ class LiveCamera:
             return True
         if self._last_frame_at < self._next_due:
             return False
-        # keeps the mean interval; after a pause of the camera at most one frame is made up for
+        # keeps the mean interval; after a pause of the camera, at most one frame more than usual is due
         self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 
@@ -425,12 +427,12 @@ class LiveCamera:
                 self.line.check(None)  # raises NotReadyError; the next frame may be taken
                 self._check_single()
                 key = f"{SOURCE}:{self.number}:{shot.at}"
-                triggers = shot.triggers or None
+                triggers = shot.triggers or None  # None: no trigger caused the part
                 pictures = (self.picture(shot),)
                 part = Part(self.line.product_id, pictures, SOURCE, key=key, triggers=triggers)
                 answer = self._submit_part(part)
         except BaseException as error:  # a frame is also reported where an error ends the thread
-            if part is None:  # of a part that was made, `submit` reports the error
+            if part is None:  # once there is a part, `submit` reports its errors
                 self.line.refused(error)
             self._report_refusal(error)
             if not isinstance(error, Exception):
@@ -527,13 +529,13 @@ class FfmpegCamera(LiveCamera):
         frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
         try:
             self._last_frame_at = time.monotonic()
-            previous_broken = 0
+            previous_broken_count = 0
             for frame in frames:
                 self._note_progress()
                 if self._ended.is_set():
                     break
-                self.state.broken += frames.broken - previous_broken
-                previous_broken = frames.broken
+                self.state.broken += frames.broken - previous_broken_count
+                previous_broken_count = frames.broken
                 if frame is None:  # it is damaged
                     continue
                 backoff.reset()

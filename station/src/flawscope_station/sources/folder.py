@@ -108,7 +108,7 @@ class _ProblemFile:
     backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
 
 
-Known = tuple[Path, bool]  # a picture, and whether the store has its key, with another content
+Known = tuple[Path, bool]  # a picture, and whether its key is in the store, as that of another content
 
 
 class WatchedFolder:
@@ -155,7 +155,7 @@ class WatchedFolder:
         self._to_check: deque[Path] = deque()  # known files whose content is to be compared
         self._check_at = 0.0  # time of the next check of known files, by `clock`
         self._list_at = 0.0  # time of the next listing, by `clock`
-        self._forget_at = 0.0  # time at which keys are forgotten next, by `clock`
+        self._forget_at = 0.0  # time from which on keys are forgotten again, by `clock`
         self._passed_over_counts: Counter[str] = Counter()  # number of files by reason
         self._overwritten_count = 0  # number of files that another file replaced
         self._is_listed = False  # whether this round has listed the folder
@@ -200,7 +200,7 @@ class WatchedFolder:
             elif arrivals.waiting <= MAX_LOOKED_AT:
                 paths = arrivals.look(now)
             else:
-                paths = []
+                paths = []  # too many wait to look at them between two listings
             self.found = {path: arrivals.stamp(path) for path in paths}
         return max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
 
@@ -221,6 +221,7 @@ class WatchedFolder:
             self._report_scan(arrivals)
             self._note_passed_over(arrivals)
             self._forget_removed(arrivals)
+            # files with problems wait long, and do not make the folder busy
             is_busy = arrivals.waiting > max(MAX_LOOKED_AT, len(self._problem_files))
             ratio = BUSY_RATIO if is_busy else IDLE_RATIO
             self._list_at = self._clock.monotonic() + max(POLL_INTERVAL, ratio * arrivals.took)
@@ -241,10 +242,10 @@ class WatchedFolder:
     # ---- pictures
 
     def unknown_files(self) -> Iterator[Known]:
-        """Yield each picture that is to be inspected, and whether the store has its key for another content.
+        """Yield each picture to inspect, and whether its key is in the store, as that of another content.
 
-        Pictures that were inspected before are not yielded, but moved or kept. If a picture is kept and was
-        there at the start, its key is enough to count as inspected. Its content is compared later.
+        Pictures that were inspected before are not yielded, but moved or kept. A picture that is kept, and
+        was there at the start, counts as inspected if the store has its key. Its content is compared later.
         """
         arrivals = self.arrivals
         stamps = self.found
@@ -253,7 +254,7 @@ class WatchedFolder:
                 yield path, False
                 continue
             number, picture_hash = record
-            is_kept = number == GIVEN_UP or self.then == KEEP
+            is_kept = number == GIVEN_UP or self.then == KEEP  # a file that was given up stays where it is
             if is_kept and str(path) in self._at_start:
                 self._at_start.discard(str(path))
                 self._digests[path] = bytes.fromhex(picture_hash)
@@ -273,10 +274,10 @@ class WatchedFolder:
 
         Args:
             path: Path of the file.
-            is_known: Whether the store has its key, with another content.
+            is_known: Whether its key is in the store, as that of another content.
         """
         label = self._parse_label(self._known.name(path))
-        picture = Picture(b"", self._known.name(path), label.view)
+        picture = Picture(b"", self._known.name(path), label.view)  # without its content: the name says all
         part = Part(self.line.product_id, (picture,), SOURCE, number=label.part, batch=label.batch)
         if self.line.parts is not None:
             number, view = self.line.parts.label(part)
@@ -300,11 +301,11 @@ class WatchedFolder:
         return self.arrivals.unchanged_since(path)
 
     def read_picture(self, path: Path, is_known: bool) -> tuple[Picture, Label] | None:
-        """Read a picture with the label in its name; return None where it is not inspected, or not now.
+        """Read a picture with the label in its name; return None if it is not to be inspected, or not now.
 
         Args:
             path: Path of the picture.
-            is_known: Whether the store has its key, with another content.
+            is_known: Whether its key is in the store, as that of another content.
 
         Raises:
             TooLargeError: The file is larger than `limits: upload`.
@@ -312,7 +313,6 @@ class WatchedFolder:
         """
         arrivals = self.arrivals
         stamp = self.found[path]
-        key = self._known.key(path, stamp)
         name = self._known.name(path)
         label = self._parse_label(name)
         self.line.check(label.part)
@@ -337,8 +337,8 @@ class WatchedFolder:
         if not is_known and (arrivals.content_known(path, digest) or self._known.was_moved(stamp, digest)):
             self._finish_repeated(arrivals, path, stamp, digest)
             return None
-        if is_known:
-            key = self._known.key(path, stamp, digest)
+        # the content is added to a key that the store has for another content
+        key = self._known.key(path, stamp, digest) if is_known else self._known.key(path, stamp)
         return Picture(data, name, label.view, key), label
 
     def handle_answer(self, path: Path, error: BaseException | None) -> None:
@@ -387,7 +387,7 @@ class WatchedFolder:
         if self._clock.monotonic() < self._check_at:
             return
         started_at = time.monotonic()
-        count_left = len(self._to_check)
+        count_left = len(self._to_check)  # each file is read once, even if it is appended again
         while count_left and time.monotonic() - started_at < CHECK_SECONDS:
             path = self._to_check.popleft()
             count_left -= 1
@@ -400,8 +400,8 @@ class WatchedFolder:
                 self._to_check.append(path)
                 continue
             # None: the file has just changed or gone away, which the next listing notices
-            is_same = digest is None or arrivals.check(path, digest)
-            if is_same and arrivals.is_coarse(path):
+            stays_known = digest is None or arrivals.check(path, digest)
+            if stays_known and arrivals.is_coarse(path):
                 self._to_check.append(path)
         self._check_at = self._clock.monotonic() + max(SETTLE, CHECK_RATIO * (time.monotonic() - started_at))
 
@@ -427,15 +427,15 @@ class WatchedFolder:
             return
         arrivals.done(path, removed=not is_kept, digest=self._digests.pop(path, None))
         self._problem_files.pop(path, None)
-        if is_kept and arrivals.is_coarse(path):
+        if is_kept and arrivals.is_coarse(path):  # rounded times may not show a later change
             self._to_check.append(path)
 
     def _finish_repeated(
         self, arrivals: Arrivals, path: Path, stamp: FileStamp, digest: bytes, is_kept: bool | None = None
     ) -> None:
-        """Move or keep a file that was inspected before; note an event unless it was touched or renamed."""
+        """Move or keep a file that was inspected before; note an event if it is not the same file."""
         was_touched = arrivals.content_known(path, digest)
-        # inspected files that are not kept are moved away: a further file is no renamed one, but a repetition
+        # inspected files that are not kept are moved away: a file with the same content is not a renamed one
         is_same_file = was_touched or (self.then == KEEP and self._known.was_moved(stamp, digest))
         if not is_same_file:
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
@@ -468,7 +468,7 @@ class WatchedFolder:
 
     def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again later, less and less often, without an end: the cause is not the picture."""
-        # the first failure of a picture may mean that the others would fail, too
+        # the first failure of a picture to be inspected may mean that the others would fail, too
         if code == CODE_WAITING and path not in self._problem_files:
             self.is_blocked = True
         problem = self._problem(arrivals, path, code)
@@ -480,7 +480,7 @@ class WatchedFolder:
 
         Meanwhile other pictures are inspected, such as those of challenge parts.
         """
-        if isinstance(error, PausedError):
+        if isinstance(error, PausedError):  # a pause is no problem
             self._problem_files.pop(path, None)
         else:
             self._problem(arrivals, path, CODE_WAITING).why = str(error)
@@ -507,7 +507,7 @@ class WatchedFolder:
         """Move a file that is not inspected into a folder for such files, if files are moved, and report it.
 
         A picture that a frozen camera repeats stays in its place. The caller must have recorded the event
-        before: if the store is away, it raises an error there, and the file is handled again.
+        before: if the store is away, that fails, the file stays in its place, and is handled again.
         """
         place = path
         stamp = arrivals.stamp(path)
@@ -558,7 +558,7 @@ class WatchedFolder:
         return f"{self._known.name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:
-        """Record the files that are passed over; for each reason the first ones by name, then their number.
+        """Record the files that are passed over, by reason: the first ones by name, further ones as a number.
 
         The number is recorded when it is a power of two.
         """
@@ -687,14 +687,16 @@ class FolderSource(BackgroundThread):
             return MIN_RETRY_DELAY
         if not self._handle_answers(reachable_folders) or not self._finish_round(reachable_folders):
             return MIN_RETRY_DELAY
-        return POLL_INTERVAL if len(reachable_folders) == len(self.folders) else MIN_RETRY_DELAY
+        if len(reachable_folders) < len(self.folders):  # a folder that is away is tried less often
+            return MIN_RETRY_DELAY
+        return POLL_INTERVAL
 
     def _finish_round(self, folders: Sequence[WatchedFolder]) -> bool:
         """Report the outcomes of the files; return whether all were reported."""
         try:
             for folder in folders:
                 folder.finish_round()
-                folder.show_away(None)
+                folder.show_away(None)  # it is not away
         except Exception as error:
             for folder in folders:
                 folder.show_failure(error)
@@ -755,23 +757,23 @@ class FolderSource(BackgroundThread):
                 yield [file]
             return
         folder_of = dict[Path, WatchedFolder]()
-        views_of_files = list[SeenView]()
+        seen_views = list[SeenView]()
         for file in unknown_files:
-            view = file.folder.seen_view(file.path, file.is_known)
-            number, _ = view.part
-            if number is None or view.view not in views:
-                yield [file]  # the file is refused alone
+            seen = file.folder.seen_view(file.path, file.is_known)
+            number, _ = seen.part
+            if number is None or seen.view not in views:
+                yield [file]  # submitted by itself, it is refused
             else:
                 folder_of[file.path] = file.folder
-                views_of_files.append(view)
-        yield from self._gather_parts(folders, views, folder_of, views_of_files)
+                seen_views.append(seen)
+        yield from self._gather_parts(folders, views, folder_of, seen_views)
 
     def _gather_parts(
         self,
         folders: Sequence[WatchedFolder],
         views: Sequence[str],
         folder_of: Mapping[Path, WatchedFolder],
-        views_of_files: Sequence[SeenView],
+        seen_views: Sequence[SeenView],
     ) -> Iterator[list[_File]]:
         """Yield the files of parts whose views are all there, and give up parts that stay incomplete.
 
@@ -779,21 +781,22 @@ class FolderSource(BackgroundThread):
             folders: Folders that can be reached.
             views: Views in which the model judges parts.
             folder_of: Folder of each file.
-            views_of_files: Files that show a known view of a part.
+            seen_views: Files that show a known view of a part.
         """
         # a file of these parts is still being written
-        incomplete_parts = {view.part for folder in folders for view in folder.pending_views()}
-        ready_views = [view for view in views_of_files if view.part not in incomplete_parts]
-        ready_views.sort(key=lambda view: (view.changed_ns, view.path))
+        incomplete_parts = {seen.part for folder in folders for seen in folder.pending_views()}
+        ready_views = [seen for seen in seen_views if seen.part not in incomplete_parts]
+        ready_views.sort(key=lambda seen: (seen.changed_ns, seen.path))
         for group in gather(ready_views, views, self.line.part_seconds):
             files = [_File(folder_of[file.path], file.path, file.is_known) for file in group.files]
             waited_seconds = self._clock.monotonic() - min(
                 file.folder.waits_since(file.path) for file in files
             )
             is_over = group.is_over or waited_seconds >= self.line.part_seconds + SETTLE
-            if not group.why:
+            is_complete = not group.why
+            if is_complete:
                 yield files
-            elif len(folders) == len(self.folders) and is_over:
+            elif len(folders) == len(self.folders) and is_over:  # no folder is away with a missing view
                 self._give_up(files, FlawscopeError(group.why))
 
     def _give_up(self, files: Sequence[_File], error: FlawscopeError) -> None:
@@ -810,7 +813,7 @@ class FolderSource(BackgroundThread):
             if len(pictures_and_labels) < len(results):
                 return None
             pictures = tuple(picture for picture, _ in pictures_and_labels)
-            _, label = pictures_and_labels[0]
+            _, label = pictures_and_labels[0]  # the first picture gives the part its label and key
             key = pictures[0].key
             part = Part(self.line.product_id, pictures, SOURCE, number=label.part, batch=label.batch, key=key)
             return self.line.hand_in(part, self._ended)
@@ -838,7 +841,7 @@ class _File(NamedTuple):
     Attributes:
         folder: Folder that has it.
         path: Path of the picture.
-        is_known: Whether the store has its key, with another content.
+        is_known: Whether its key is in the store, as that of another content.
     """
 
     folder: WatchedFolder

@@ -131,12 +131,13 @@ class FrameReader:
     def _note_arrival(self, asked_at: float, read_at: float) -> None:
         """Set `arrived` to the time at which a packet came, or to an earlier time if that is not certain.
 
-        The delay is the time for which the reader waited for Python's lock or for a core. The packet may have
-        come meanwhile, so the delay is subtracted:
+        The reader may have got the packet late, for it waited for Python's lock or for a core: the seconds of
+        this wait are the delay.
 
         - If the wait, without the delay, was very short, the packet may have lain in a buffer: `arrived`
           stays as it is.
-        - After a wait of the usual length the packet came when it was read, less the delay.
+        - After a wait of the usual length the packet came when it was read, or earlier by the delay at most:
+          the delay is subtracted.
         - After a longer wait it is only certain that the packet came after it was asked for.
 
         Args:
@@ -150,6 +151,8 @@ class FrameReader:
         time.sleep(0)  # gives the lock away, and waits for it
         self._lock_delay = time.monotonic() - read_at
         self._core_delay = _waited_for_core()
+        # the wait for the lock when this packet came is not measured: the longer of the waits before and
+        # after it stands for it
         delay = max(previous_lock_delay, self._lock_delay) + self._core_delay - previous_core_delay
         wait = read_at - asked_at
         if wait - delay < MIN_WAIT:
@@ -164,9 +167,9 @@ class FrameReader:
             return "the stream ended"
         if name in ("ExitError", "TimeoutError", "BlockingIOError"):
             return f"it sends nothing for {self.settings.frame_timeout:g} s"
-        number = getattr(error, "errno", None)
+        error_number = getattr(error, "errno", None)
         text = str(getattr(error, "strerror", "") or name)
-        return f"{text}: {LOCAL_REMEDIES[number]}" if number in LOCAL_REMEDIES else text
+        return f"{text}: {LOCAL_REMEDIES[error_number]}" if error_number in LOCAL_REMEDIES else text
 
 
 def _waited_for_core() -> float:
@@ -223,7 +226,7 @@ def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
     if len(planes) == 1:  # a pixel may have bytes that belong to no component
         row_bits = [frame.width * frame.format.padded_bits_per_pixel]
     padded_planes = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in planes]
-    # None: all bytes of the row, for a plane of no component has 0 bits
+    # a plane of which no component is known has 0 bits here: None takes all bytes of its rows
     row_bytes = [math.ceil(bit_count / 8) or None for bit_count in row_bits]
     return [plane[:, :count] for plane, count in zip(padded_planes, row_bytes, strict=True)]
 

@@ -21,7 +21,7 @@ class SeenView:
         part: Number and batch of the part.
         view: View that it shows; None: its name has none.
         changed_ns: Time of change of the file, in ns.
-        is_known: Whether the store has its key, with another content.
+        is_known: Whether its key is in the store, as that of another content.
     """
 
     path: Path
@@ -60,7 +60,7 @@ def gather(files: Iterable[SeenView], views: Sequence[str], max_seconds: float) 
     for file in files:
         group = open_groups.setdefault(file.part, [])
         came_too_late = bool(group) and (
-            file.changed_ns - group[0].changed_ns > _longest(group[0], file, max_seconds)
+            file.changed_ns - group[0].changed_ns > _longest_ns(group[0], file, max_seconds)
         )
         if came_too_late:
             reason = _incomplete_reason(group, views, max_seconds) + _clock_hint(group, file)
@@ -76,7 +76,7 @@ def gather(files: Iterable[SeenView], views: Sequence[str], max_seconds: float) 
         yield Group(group, _incomplete_reason(group, views, max_seconds), is_over=False)
 
 
-def _longest(first: SeenView, last: SeenView, seconds: float) -> float:
+def _longest_ns(first: SeenView, last: SeenView, seconds: float) -> float:
     """Return the longest time between two files of a part, in ns."""
     is_rounded = first.changed_ns % SECOND == last.changed_ns % SECOND == 0
     return seconds * SECOND + (ROUNDED if is_rounded else 0)

@@ -87,8 +87,8 @@ class KnownFiles:
         with database.reading() as connection:
             keys = [str(key) for key in connection.execute(query.limit(MAX_NAMES)).scalars()]
         keys += [str(row.key) for row in removed_rows]
-        prefix = self._prefix
-        suffix = _ending(stamp)
+        prefix = self._prefix  # as `key` puts it before the name
+        suffix = _ending(stamp)  # as `key` puts it after the name
         moved_keys = [key for key in keys if key.startswith(prefix) and key.endswith(suffix)]
         earlier_names = [key[len(prefix) : -len(suffix)] for key in moved_keys]
         # a name that begins with # is a hash: the file is not found by it

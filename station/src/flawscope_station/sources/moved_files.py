@@ -83,7 +83,7 @@ def move_unchanged(path: Path, stamp: FileStamp, target: Path, digest: bytes | N
     if hidden_path is None:
         return None
     try:
-        return _move_taken(hidden_path, target)
+        return _move_hidden(hidden_path, target)
     except OSError:
         give_back(hidden_path)
         raise
@@ -120,7 +120,7 @@ def _has_kept_content(path: Path, stamp: FileStamp, digest: bytes | None) -> boo
     return is_unchanged(path, stamp)
 
 
-def _move_taken(hidden_path: Path, target: Path) -> Path:
+def _move_hidden(hidden_path: Path, target: Path) -> Path:
     """Move a file with a hidden name to `target`, or to the first free of `target`-1, `target`-2, ...
 
     Returns:
@@ -146,7 +146,7 @@ def _put_at(path: Path, target: Path) -> bool:
     Raises:
         OSError: The file cannot be copied.
     """
-    if _has_same_content(target, path):  # an earlier try copied the file, and was cut off before its removal
+    if _has_same_content(target, path):  # an earlier try copied the file, but did not remove it
         return True
     try:
         _link_or_copy(path, target)
@@ -167,8 +167,9 @@ def give_back(hidden_path: Path) -> None:
     """
     match = _TAKEN_NAME.fullmatch(hidden_path.name)
     assert match is not None, hidden_path
+    own_path = hidden_path.with_name(match[1])
     with suppress(OSError):
-        rename_without_overwrite(hidden_path, hidden_path.with_name(match[1]))
+        rename_without_overwrite(hidden_path, own_path)
 
 
 def _has_same_content(other: Path, path: Path) -> bool:

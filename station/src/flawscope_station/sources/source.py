@@ -97,11 +97,11 @@ class State:
 
 def lost_camera(cameras: Iterable[State]) -> Standstill | None:
     """Return why a part that needs all these cameras cannot be judged; None: no camera is lost."""
-    lost_state = next((camera for camera in cameras if camera.is_lost), None)
-    if lost_state is None:
+    lost = next((camera for camera in cameras if camera.is_lost), None)
+    if lost is None:
         return None
-    reason = lost_state.why or lost_state.state
-    if lost_state.state == FROZEN:
+    reason = lost.why or lost.state
+    if lost.state == FROZEN:
         return Standstill("camera_frozen", CameraFrozenError(reason))
     return Standstill("camera_away", AwayError(reason))
 
@@ -272,7 +272,7 @@ class SourceContext:
     def hand_in(self, part: Part, ended: threading.Event) -> Future[RecordedInspection] | None:
         """Submit a part as soon as there is room, and return its future; None: the source ended before.
 
-        The future, too, may raise the errors below, and NotProductionError as the answer to a challenge part.
+        The future may raise the errors below, too, and raises NotProductionError for a challenge part.
 
         Args:
             part: Part to inspect.

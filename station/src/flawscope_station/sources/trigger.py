@@ -40,8 +40,8 @@ async def shoot(
     Args:
         station: Station that inspects.
         name: Name of the product or entry that judges it.
-        find: Returns the cameras of all views, or the only camera in a list; called after the request's key
-            was looked up.
+        find: Returns the cameras of all views, or a list of the only camera. It is called after the request's
+            key was looked up.
         label: Number and batch of the part, and the view if the picture shows one.
         due: Deadline, as `time.monotonic` counts.
         seconds: Seconds within which the frames must come.
@@ -113,6 +113,7 @@ def check_together(shots: Sequence[object], most: float) -> None:
 
     On a belt such frames show two parts.
     """
+    # the frames of a plugin's cameras have no `exposed_at`
     times = [shot.exposed_at for shot in shots if isinstance(shot, Shot)]
     seconds_apart = max(times, default=0.0) - min(times, default=0.0)
     if seconds_apart > most:
