@@ -147,7 +147,7 @@ class Client:
                 refused for any other request.
             part: Number of the part, 100 characters at most; a part may be inspected many times.
             batch: Batch of the part, 100 characters at most.
-            view: Name of the view that the picture shows, for a model of a single named view.
+            view: Name of the view that the picture shows, if the model judges a single view with a name.
             deadline: Milliseconds in which the station must answer; None: no limit. A request with a limit
                 is never repeated.
 
@@ -339,7 +339,7 @@ class Client:
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
-        # with a key, a repeated request records the verdict once: two verdicts must be undone twice
+        # the key lets a repeated request record the verdict once; recorded twice, it must be undone twice
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))
 

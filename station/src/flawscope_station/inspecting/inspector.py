@@ -202,7 +202,7 @@ class Inspector:
         if not ticket.read(views):  # the part has failed meanwhile
             return
         if memory:
-            self._run(self._beside, ticket, partial(self._decode, memory=memory))
+            self._run(self._beside, ticket, partial(self._decode, byte_count=memory))
         else:
             self.judge.put(ticket)
         for view in views:
@@ -215,15 +215,17 @@ class Inspector:
         if not ticket.keep(view, digest):
             self.judge.recorder.add(ticket)
 
-    def _decode(self, ticket: Ticket, memory: int) -> None:
-        """Decode a part's pictures, with memory claimed for all at once, and queue the part.
+    def _decode(self, ticket: Ticket, byte_count: int) -> None:
+        """Decode a part's pictures in a thread for large pictures, and queue the part.
 
-        The call runs in a thread for large pictures.
+        Args:
+            ticket: Ticket of the part.
+            byte_count: Memory for all pictures of the part, claimed before the first is decoded.
         """
-        if not self.memory.acquire(memory, is_over=lambda: ticket.has_ended):
+        if not self.memory.acquire(byte_count, is_over=lambda: ticket.has_ended):
             return
-        if not ticket.claim(memory):  # the part has ended meanwhile
-            self.memory.release(memory)
+        if not ticket.claim(byte_count):  # the part has ended meanwhile
+            self.memory.release(byte_count)
             return
         if ticket.due_at > time.monotonic():  # else the part is late, and is not judged
             model = self.judge.versions.models.active[ticket.part.product_id].model

@@ -155,7 +155,7 @@ class Judge:
         while batches:
             tickets = batches.popleft()
             try:
-                # before a failure, `_judge` appends further waiting parts to `tickets`
+                # `_judge` appends further waiting parts to `tickets` as long as no part has failed
                 self._judge(tickets, takes_more=not failure)
             except BaseException as error:  # some engines' errors are no Exception
                 failure = f"the model failed: {message_with_type(error)}"
@@ -205,7 +205,7 @@ class Judge:
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model in the judge's thread, as soon as no part waits.
+        """Run a function in the judge's thread as soon as no part waits; the function uses a model.
 
         Most engines cannot do two things at once. A function whose future is cancelled in time does not run.
 
@@ -263,10 +263,10 @@ class Judge:
     def _take_result(
         self, ticket: Ticket, view: View, result: Prediction | InputError, judging: AddressModel
     ) -> bool:
-        """Keep the prediction of a picture, and decide on its part after the last one.
+        """Keep the prediction of a picture; after the last picture of a part, decide on the part.
 
         Returns:
-            Whether the model works: True where it made the prediction of a part that has not ended.
+            Whether the prediction was kept, which shows that the model works.
         """
         if ticket.has_ended:
             return False
@@ -353,7 +353,8 @@ class Judge:
         """Yield the pictures of parts, part by part; later pictures are decoded while the model computes.
 
         After `tickets`, take further parts of the product from the queue, until none waits, it is another
-        product's turn, or `max_pictures` pictures were yielded: another model may be active by then.
+        product's turn, or `max_pictures` pictures were yielded. There is a maximum, because another model
+        may have become active.
 
         Args:
             tickets: Parts to judge; the further parts are appended.
@@ -369,6 +370,7 @@ class Judge:
                 view.prediction = None
                 fed_pictures.append((ticket, view))
                 yield view.model_input(model)
+            # after the last part of the list, look for another one; a part that is late is passed over
             while len(fed_pictures) < max_pictures and ticket is tickets[-1]:
                 with self._changed:
                     following = self._queue.pop_same_turn(

@@ -130,16 +130,16 @@ class MemoryBudget:
         Raises:
             BusyError: There is no memory in time.
         """
-        count = decoding_bytes(decoding.read_picture_header(data, name))
-        if not count:
+        byte_count = decoding_bytes(decoding.read_picture_header(data, name))
+        if not byte_count:
             yield
             return
-        if not self.acquire(count, seconds):
+        if not self.acquire(byte_count, seconds):
             raise BusyError(MEMORY_TIMEOUT, "other large pictures are being decoded")
         try:
             yield
         finally:
-            self.release(count)
+            self.release(byte_count)
 
 
 # ------------------------------------------------------------------------------------- what people look at

@@ -78,7 +78,7 @@ class PartsCache:
         """Return the views in which the active version judges parts.
 
         The list is empty if the version judges single pictures, if it cannot be used, or if `product_id` is
-        an entry, whose model finds the product of each part.
+        an entry with a joint model, which finds the product of each part.
         """
         if product_id in self.versions.joint_entries:
             return []

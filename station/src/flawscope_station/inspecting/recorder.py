@@ -117,7 +117,7 @@ class Recorder:
         self.refuse = refuse
         self._queue: GroupQueue[Ticket | None] = GroupQueue()
         self._doubts: list[Doubt] = []
-        self._answered = set[int]()  # numbers of records whose senders have them, while doubts are open
+        self._answered = set[int]()  # numbers of records that senders got, kept while doubts are open
         self._settling = threading.Lock()  # held while the field `unanswered` of a record is settled
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended, queue=self._queue)]
@@ -293,9 +293,10 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Find out which doubts, records whose COMMIT got no answer, are stored, and note those.
+        """Find out which records are stored although their COMMIT got no answer, and note those.
 
-        A settled doubt, whose record was found, leaves the list after `RESENT_SECONDS`.
+        Such a record is a doubt. It is settled when the record is found, and leaves the list
+        `RESENT_SECONDS` later.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]

@@ -43,7 +43,7 @@ class InspectionRenderer:
         self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._recent_bytes = 0
         self._lock = threading.Lock()
-        self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)
+        self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)  # permits to write a map
         self.turns = inspector.memory.turns
 
     # ---- as inspections come
@@ -52,11 +52,13 @@ class InspectionRenderer:
         """Keep the maps of a part in memory for a while; those of a part to be reviewed also as files."""
         inspection = recorded.inspection
         for picture, prediction in zip(inspection.pictures, recorded.predictions, strict=False):
-            self._remember(picture.picture, inspection.version_id, prediction)
+            picture_hash = picture.picture
+            self._remember(picture_hash, inspection.version_id, prediction)
             is_for_review = inspection.anomalous or inspection.near
+            # where too many maps wait to be written, this one stays in memory only
             if is_for_review and self._unwritten.acquire(blocking=False):
                 writing = self.inspector.run_beside(
-                    self._write_map, picture.picture, inspection.version_id, prediction
+                    self._write_map, picture_hash, inspection.version_id, prediction
                 )
                 writing.add_done_callback(lambda _: self._unwritten.release())
 
@@ -186,7 +188,8 @@ class InspectionRenderer:
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
         """Compute a prediction again, as soon as no picture of the line waits.
 
-        Even the decoding of a large picture waits until then, as the line may need the memory before.
+        A large picture is decoded only then, too, because the line may need the memory before. A small one is
+        decoded before.
         """
         data = self.files.read(PICTURES, row.hash, row.suffix)
         memory = self.inspector.memory

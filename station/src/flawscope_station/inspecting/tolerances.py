@@ -122,7 +122,7 @@ class ProductTolerances(BackgroundThread):
             return prediction, None
         name = str(view) if product.model.kind == "view" else ""
         tolerate = self._tolerator((product.product_id, name), product.model.products[name], rules)
-        if isinstance(tolerate, str):  # why the rules cannot be applied
+        if isinstance(tolerate, str):  # no function, but why the rules cannot be applied
             return prediction, None
         return tolerate(prediction), rules.to_dict()
 
@@ -133,22 +133,22 @@ class ProductTolerances(BackgroundThread):
                 self._read(product_id, file)
             problem = file.problem
             if file.rules is not None:
-                with suppress(NoModelError):
+                with suppress(NoModelError):  # a product without a model is a problem of its own
                     problem = self._reason_against(product_id, file.rules)
             text = f"{problem}; nothing is tolerated" if problem else ""
             self.report(f"tolerances_{product_id}", text)
 
     def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
-        """Return why rules cannot be applied to a product's model, or to a view's model; "": they can.
+        """Return why rules cannot be applied to the models of a product and its views; "": they can.
 
         Raises:
             NoModelError: No model of the product is open.
         """
         _, judging_model = self.versions.active(product_id)
-        for name, model in judging_model.products.items():
-            tolerate = self._tolerator((product_id, name), model, rules)
-            if isinstance(tolerate, str):
-                return tolerate
+        for view, model in judging_model.products.items():
+            function_or_reason = self._tolerator((product_id, view), model, rules)
+            if isinstance(function_or_reason, str):
+                return function_or_reason
         return ""
 
     def _tolerator(

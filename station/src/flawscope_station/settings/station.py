@@ -232,7 +232,11 @@ class RetentionSettings(Section):
 
 
 def _check_public_address(address: str) -> str:
-    """Return an address of the station unchanged. InputError: it has a path; pages lie at the top only."""
+    """Return an address of the station unchanged.
+
+    Raises:
+        InputError: The address has a path: a station's pages cannot lie below one.
+    """
     path = address.rpartition("://")[2].partition("/")[2]
     if path.strip("/ "):
         raise InputError(
@@ -341,12 +345,12 @@ class Settings(Section):
                     "setting password_file is PostgreSQL's: name its `database`, or leave it out"
                 )
             return f"sqlite:///{Path(self.store).resolve() / DATABASE_FILE}"
-        scheme, separator, rest = self.database.partition("://")
+        scheme, separator, after_scheme = self.database.partition("://")
         if not separator or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise InputError(
                 f"setting database: {redact_address(self.database)!r} is not postgresql://user@host/name"
             )
-        url = f"postgresql+psycopg://{rest}"
+        url = f"postgresql+psycopg://{after_scheme}"
         if self.password_file is None:
             return url
         password = secret(self.password_file, "setting password_file")

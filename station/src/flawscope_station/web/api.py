@@ -275,7 +275,7 @@ def confirm_clock(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the computer's clock after a jump: from now on old pictures are removed again."""
+    """Confirm the computer's clock after a jump; the removal of old pictures, stopped by the jump, goes on."""
     housekeeping.confirm_clock(person.name)
     return status(health, overview)
 
@@ -375,6 +375,7 @@ def picture(
     """Return the picture file as it was sent."""
     data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), view_name)
     stem = PurePosixPath(sent_name).stem or str(number)
+    # a browser that opens the file by itself runs nothing in it
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 

@@ -224,14 +224,15 @@ def _settings_example(settings: ProductSettings, product: str, entry: str) -> di
     Args:
         settings: Settings of the product.
         product: Name of the product.
-        entry: Name under which the settings have the product; for a product of a joint model, it is another
-            name than `product`.
+        entry: Name of the product's entry in the settings; for a product of a joint model, the entry has
+            another name than the product.
     """
-    # with `model: null`, the station goes on with the active version
-    facts: dict[str, object] = {"model": None if entry == product else settings.model}
+    # a product with an entry of its own: with `model: null`, the station goes on with the active version
+    entry_settings: dict[str, object] = {"model": None if entry == product else settings.model}
     if settings.folder:
-        facts["folder"] = settings.folder
-    return {"products": {entry: {**facts, "challenge": ["06:00"]}}}
+        entry_settings["folder"] = settings.folder
+    entry_settings["challenge"] = ["06:00"]
+    return {"products": {entry: entry_settings}}
 
 
 def _offered_inspections(records: Records, product_id: int, selected: int) -> list[InspectionFacts]:

@@ -70,7 +70,7 @@ class JudgingRoute(APIRoute):
                 return await handle(request)
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
-                is_trial = request.query_params.get("purpose") == TRIAL  # no part of the line
+                is_trial = request.query_params.get("purpose") == TRIAL  # not from the production line
                 if not (is_stranger or is_trial):
                     _note_refusal(request, error)
                 if isinstance(error, FlawscopeError):

@@ -192,7 +192,7 @@ class Guard:
             await answer(scope, receive, send_with_headers)
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
-        """Return a function like `send` that adds the headers for security, cache and the request's number.
+        """Return a function that adds headers for security and cache and the request's ID, and then sends.
 
         Headers that the application has set stay. A failed request is logged.
         """
@@ -200,8 +200,8 @@ class Guard:
         path = request.scope["path"]
         is_static = path.startswith("/static/")
         has_hash = bool(scope["query_string"])  # the hash of a static file's content is its query
-        sent_number = request.headers.get(REQUEST_ID, "")
-        number = sent_number if _REQUEST_ID.fullmatch(sent_number) else uuid.uuid4().hex[:16]
+        sent_id = request.headers.get(REQUEST_ID, "")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex[:16]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -217,15 +217,15 @@ class Guard:
                 else:
                     caching = "no-cache"
                 headers.setdefault("Cache-Control", caching)
-                headers[REQUEST_ID] = number
+                headers[REQUEST_ID] = request_id
                 if message["status"] >= 500 and path not in _HEALTH_PATHS:
-                    self.failed.note(scope["method"], path, message["status"], number)
+                    self.failed.note(scope["method"], path, message["status"], request_id)
             await send(message)
 
         return send_with_headers
 
     async def _check(self, request: HTTPConnection) -> Response | None:
-        """Check a request, and store its sender in its scope.
+        """Check a request, and note in its scope who sent it.
 
         Return a redirect to the page to sign in; None: the application may serve the request.
 

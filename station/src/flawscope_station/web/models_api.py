@@ -253,7 +253,7 @@ def activate(
     """Activate a version, which judges from now on.
 
     If it cannot be opened, the version that was active stays active. A version that was learnt from
-    corrections and loses known defects is refused, unless `losing` names all of their inspections. A version
+    corrections and loses known defects is refused, unless `losing` names the inspections of all these defects. A version
     whose file does not have the hash in `hash` is refused, too.
     """
     activation = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults

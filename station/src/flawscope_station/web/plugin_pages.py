@@ -220,7 +220,7 @@ class PluginPages:
             self._note(name, page_scope, error_text)
 
     def _note(self, name: str, scope: Scope, message: str | None) -> None:
-        """Note whether a function of a page raised or works, and report the problem if it changes.
+        """Note whether a function of a page has failed; report the page's problems if they have changed.
 
         Args:
             name: Name of the page.

@@ -209,10 +209,10 @@ def _to_provider_error(error: Exception) -> ProviderError:
 
 
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
-    """Make the application below `COMPANY_PATH` that leads to a company's sign-in and back.
+    """Make the application for sign-in through a company; its pages lie below `COMPANY_PATH`.
 
-    The application has its own cookie for state, nonce and code verifier. When the provider redirects the
-    browser to the station, the browser sends this cookie, but not the station's session cookie.
+    The application has its own cookie for state, nonce and code verifier, because the browser does not send
+    the station's session cookie when the provider redirects it back to the station.
     """
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of the extra `openid`
 
@@ -221,13 +221,21 @@ def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSetti
     pages = _CompanyPages(OpenIdProvider(settings), access)
     app = Starlette(routes=[Route("/", pages.begin), Route("/done", pages.finish)])
     app.state.components = components
-    cookie = f"{access.cookie}_company"
+    cookie_name = f"{access.cookie}_company"
     key = secrets.token_urlsafe(32)
 
     async def app_with_session(scope: Scope, receive: Receive, send: Send) -> None:
         is_secure = scope["scheme"] == "https"
-        inner = SessionMiddleware(app, key, cookie, SIGN_IN_SECONDS, path=COMPANY_PATH, https_only=is_secure)
-        await inner(scope, receive, send)
+        # made for each request: whether the cookie is for HTTPS alone is an option of the middleware
+        middleware = SessionMiddleware(
+            app,
+            secret_key=key,
+            session_cookie=cookie_name,
+            max_age=SIGN_IN_SECONDS,
+            path=COMPANY_PATH,
+            https_only=is_secure,
+        )
+        await middleware(scope, receive, send)
 
     return app_with_session
 

@@ -331,9 +331,9 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
     rows, columns = facts.height, facts.width
     if suffix != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
-    rows_of_same_shape = columns * height / width
+    expected_rows = columns * height / width
     # half a pixel for rounding, and 1 % for the browser's scaling
-    is_same_shape = abs(rows - rows_of_same_shape) <= 0.5 + rows / 100
+    is_same_shape = abs(rows - expected_rows) <= 0.5 + rows / 100
     if rows > height or columns > width or not is_same_shape:
         raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")
     image = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
