@@ -399,10 +399,10 @@ class Client:
     # ---- requests
 
     def _product_name(self, product: str | None, joint: bool = False) -> str:
-        """Return the name of a product as it is used in a request.
+        """Return the name of the product for a request.
 
         Args:
-            product: Name of the product, which is returned unchanged; None: the station's only product.
+            product: Name, which is returned unchanged; None: the station's only product.
             joint: Whether a joint model counts as a single product, under its own name.
 
         Raises:
@@ -525,6 +525,6 @@ def _retry_wait(retry_after: str | None, earlier_failures: int) -> float:
     """
     try:
         min_wait = min(MAX_WAIT, max(0.0, float(retry_after or "")))
-    except ValueError:
+    except ValueError:  # no number, or no text at all
         min_wait = min(MAX_WAIT, FIRST_WAIT * 2.0**earlier_failures)
     return min_wait * (1 + random.random() / 4)

@@ -229,7 +229,8 @@ class Intake:
         Moment, product and picture identify a part.
         """
         moment = now()
-        microseconds_ahead = self._last_moment - moment  # many, if the clock was set back
+        microseconds_ahead = self._last_moment - moment
+        # further ahead, the clock was set back: then the clock is right, and not the last moment
         if 0 <= microseconds_ahead < BURST:
             moment = self._last_moment + 1
         self._last_moment = moment

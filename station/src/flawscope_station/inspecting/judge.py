@@ -253,7 +253,7 @@ class Judge:
         for place, (_, result) in enumerate(results):
             ticket, view = fed_pictures[place]  # `_feed` has appended it: results come in the same order
             is_working |= self._take_result(ticket, view, result, judging)
-            self._queue.go_on()  # the model, or an interlock, may hang on the next
+            self._queue.go_on()  # shows that nothing hangs; the model or an interlock may hang on the next
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - started_at) / len(tickets))
         if is_working and self._has_failed:
@@ -341,8 +341,9 @@ class Judge:
         product = _matching_product(judging, decided.views[decided.worst])
         collector = self.parts.for_version(product.product_id, product.number, product.model.facts)
         assert collector is not None, "either all products of a joint model have views, or none has"
-        # the order of the views in the model
-        ordered_names = sorted(view_by_name, key=list(collector.calibration.views).index)
+        model_views = list(collector.calibration.views)
+        ordered_names = sorted(view_by_name, key=model_views.index)
+        # the decision may have changed the prediction of a view
         ordered_predictions = [decided.views.get(name, prediction_by_name[name]) for name in ordered_names]
         views = [view_by_name[name] for name in ordered_names]
         return _Judged(product, views, ordered_predictions, decided, collector.calibration.expected_rate)

@@ -92,7 +92,7 @@ class MemoryBudget:
         """Wait for memory and claim it; `release` gives it back.
 
         Args:
-            count: Bytes.
+            count: Number of bytes.
             seconds: Longest wait.
             is_over: Returns whether the memory is not wanted any more.
 

@@ -175,7 +175,7 @@ def label_of(part: Part, picture: Picture, collector: PartCollector) -> tuple[st
 def _label_by_name(
     picture: Picture, collector: PartCollector, number: str | None, view: str | None
 ) -> tuple[str | None, str | None]:
-    """Return number and view, either taken from the picture's name where it is None and the name has it."""
+    """Return number and view; what is None is taken from the picture's name, if the name has it."""
     with suppress(InputError):  # the name does not have both
         parsed_name = collector.pattern.parse(picture.name)
         number = number or parsed_name.part

@@ -130,11 +130,11 @@ class Recorder:
     def note_answered(self, number: int) -> None:
         """Note that a sender has its answer, because it sent its key again and got this record.
 
-        From now on the record counts as answered, even if a waiter left earlier, or was refused because
-        nobody knew of the record.
+        From now on the record counts as answered, even if a waiter left earlier, or got an error because the
+        record was not known then.
         """
         with self._settling:
-            # else the record is settled already
+            # with no doubt and no recording under way, nothing about this record is left to settle
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 
@@ -362,9 +362,10 @@ class Recorder:
         return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
 
     def _with_unanswered_reason(self, ticket: Ticket, number: int) -> NewInspection:
-        """Return a part's inspection with the reason why nobody got its answer; None: somebody gets it.
+        """Return a part's inspection with its field `unanswered` up to date.
 
-        If all waiters have left since the record was written, the reason is also changed in the store.
+        The field has the reason why nobody got the answer, or None, if somebody gets it. If all waiters have
+        left since the record was written, the reason is changed in the store, too.
         """
         inspection = _record_of(ticket)
         reason = ticket.decide()
@@ -386,7 +387,7 @@ class Recorder:
         if (conflict := self._key_conflict(_record_of(ticket))) is not None:
             return conflict
         try:
-            if ticket.decide() is None:
+            if ticket.decide() is None:  # somebody waits for the answer
                 self.store.set_unanswered(number, None)
         except Exception as error:  # the sender gets the error, and may send the key once more
             return without_traceback(error)

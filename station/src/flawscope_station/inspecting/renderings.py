@@ -40,6 +40,7 @@ class InspectionRenderer:
         self.inspector = inspector
         self.versions = inspector.judge.versions
         self.files = inspector.files
+        # predictions by hash of the picture and number of the version, the oldest first
         self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._recent_bytes = 0
         self._lock = threading.Lock()
@@ -144,7 +145,7 @@ class InspectionRenderer:
             return encode_webp(drawing.contour(heat_map, marked, drawing.outline_colour(row.tolerated)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
-        """Return the map as 16-bit PNG at the network's size, and the values that are black and white."""
+        """Return the map as 16-bit PNG at the network's size, and the values shown as black and as white."""
         row = self._row(product_id, number)
         values = self._prediction(product_id, row).map.astype(np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))

@@ -51,18 +51,18 @@ class _File:
     is_settled: bool = False
 
 
-class _Tolerator(NamedTuple):
+class _CachedFunction(NamedTuple):
     """Function that applies rules to the predictions of a model.
 
     Attributes:
         model: Model whose predictions it changes.
         rules: Rules that it applies.
-        tolerate: The function; a text: why there is none.
+        function: The function; a text: why there is none.
     """
 
     model: Predictor
     rules: tolerating.Tolerances
-    tolerate: tolerating.Tolerate | str
+    function: tolerating.Tolerate | str
 
 
 class ProductTolerances(BackgroundThread):
@@ -85,7 +85,7 @@ class ProductTolerances(BackgroundThread):
         self.versions = versions
         self.report = report
         self._files: dict[int, _File] = {}  # by product
-        self._tolerators: dict[tuple[int, str], _Tolerator] = {}  # by product and view
+        self._functions: dict[tuple[int, str], _CachedFunction] = {}  # by product and view
 
     def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
         """Read the rules of a product, and put them in force."""
@@ -161,18 +161,18 @@ class ProductTolerances(BackgroundThread):
             model: Model of the product or view.
             rules: Rules in force.
         """
-        tolerator = self._tolerators.get(key)
+        cached = self._functions.get(key)
         # none yet, or it was made for another model or other rules
-        if tolerator is None or tolerator.model is not model or tolerator.rules is not rules:
+        if cached is None or cached.model is not model or cached.rules is not rules:
             try:
                 if model.mm_per_pixel is None:
                     raise InputError("the model knows no sizes: fit it with --scale-mm")
-                tolerate: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
+                function: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
             except InputError as error:
-                tolerate = str(error)
-            tolerator = _Tolerator(model, rules, tolerate)
-            self._tolerators[key] = tolerator
-        return tolerator.tolerate
+                function = str(error)
+            cached = _CachedFunction(model, rules, function)
+            self._functions[key] = cached
+        return cached.function
 
     def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
         """Read a product's file if it has changed, and put its rules in force once two looks found the same.

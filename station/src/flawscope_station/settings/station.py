@@ -73,7 +73,7 @@ def _check_namesakes(
     products: dict[str, ProductSettings], info: ValidationInfo
 ) -> dict[str, ProductSettings]:
     """Return the products unchanged. InputError: two names in a settings file differ only in case."""
-    if info.context is None:  # not from a file: a station may keep such products that it has already
+    if info.context is None:  # not from a file: a station may have such products from before
         return products
     for name in products:
         if namesake := find_namesake(name, products):

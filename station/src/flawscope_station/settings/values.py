@@ -215,8 +215,10 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
         seconds = 0.0
     else:
         number, unit = match.groups()
-        # "ms" and "min" begin with the same letter
-        unit_seconds = 0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600}[unit[0]]
+        if unit == "ms":
+            unit_seconds = 0.001
+        else:  # seconds, minutes or hours: the first letter says which
+            unit_seconds = {"s": 1, "m": 60, "h": 3600}[unit[0]]
         seconds = float(number) * unit_seconds
     if not 0 < seconds <= MAX_TIME:
         prefix = f"{what}: " if what else ""

@@ -275,7 +275,7 @@ def confirm_clock(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the computer's clock after a jump; the removal of old pictures, stopped by the jump, goes on."""
+    """Confirm the computer's clock after a jump, which stopped the removal of old pictures; it goes on."""
     housekeeping.confirm_clock(person.name)
     return status(health, overview)
 

@@ -345,7 +345,7 @@ class DiskFullServer(HttpServer):
         """Return the answer that the disk is full: JSON for programs, or a page that reloads itself."""
         path = request.url.path
         text = "the disk is full; free some space"
-        if path == "/healthz":
+        if path == "/healthz":  # the process lives: a restart would not help
             return PlainTextResponse("ok\n")
         if path == "/readyz":
             problem = {"code": DISK_FULL, "kind": DISK_FULL, "text": text}

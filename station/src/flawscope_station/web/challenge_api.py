@@ -198,15 +198,15 @@ def challenge_page(
     selected = int(inspection) if is_number else 0
     choices = _offered_inspections(records, page.product_id, selected)
     state = challenge.facts(page.product_id)
-    entry = context.addresses.configured_name(product)  # name under which the settings have the product
+    entry = context.addresses.configured_name(product)  # name of the product's entry in the settings
     sources = context.sources[entry]
-    missing = [part for part in state["parts"] if part["name"] in state["missing"]]
+    missing_parts = [part for part in state["parts"] if part["name"] in state["missing"]]
     example = _settings_example(context.addresses.settings_of(entry), product, entry)
     return page.render(
         "challenge",
         sections=("challenge",),
         state=state,
-        next=missing[0] if missing else None,
+        next=missing_parts[0] if missing_parts else None,
         charts={part["id"]: score_chart(part["results"]) for part in state["parts"]},
         choices=[choice for choice in choices if choice["picture"]],
         chosen=selected,

@@ -164,6 +164,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close_if_stalled(self) -> None:
         """Close the connection if it has kept the station waiting for too long."""
+        # the station is at work on an answer, and does not wait for the client to read one
         is_answering = self._requests and not self._is_write_paused
         waited_seconds = self._loop.time() - self._waiting_since
         if is_answering or waited_seconds < self._timeout:

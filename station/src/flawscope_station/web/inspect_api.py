@@ -163,7 +163,8 @@ def _respond(
             return error_response(first_error)  # not raised: the traceback would hold the picture
         response.status_code = status_and_code(first_error)[0]
         return {"results": results}
-    response.status_code = 201 if sent.is_form or any(answer.is_new for answer in answers) else 200
+    is_created = sent.is_form or any(answer.is_new for answer in answers)
+    response.status_code = 201 if is_created else 200
     return {"results": results} if sent.is_form else results[0]["inspection"]
 
 

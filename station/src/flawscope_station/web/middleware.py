@@ -125,9 +125,9 @@ def user_command(settings: Settings, store: str, verb: str = FIRST_USER) -> str:
     Args:
         settings: Settings of the station.
         store: Folder of the station, in the form that a person types.
-        verb: Words after `flawscope station user`.
+        verb: What to do: the words after `flawscope station user`.
     """
-    if settings.database is not None:
+    if settings.database is not None:  # the users are in the database that the settings name
         options = " --settings station.yaml"
     elif store == DEFAULT_FOLDER:
         options = ""
@@ -158,7 +158,7 @@ class Guard:
         self.failed = FailedRequests(say)
         self._public = {_host_and_port(url) for url in settings.public}
         listen_hosts = {_strip_brackets(settings.host)} - WILDCARD_HOSTS
-        public_hosts = {_parse_host(url) for url in self._public}
+        public_hosts = {_parse_host(host_and_port) for host_and_port in self._public}
         self._hosts = (LOOPBACK_HOSTS | listen_hosts | public_hosts) - {""}
         self._limiter = CapacityLimiter(_LOOKUP_THREADS)
 
@@ -294,15 +294,15 @@ class Guard:
     def _check_host(self, request: HTTPConnection) -> None:
         """Raise RefusedError for an unknown host name.
 
-        Without this check, another site could let its own name lead to this machine, and so read the pages
-        (DNS rebinding).
+        Without this check, another site could read the pages: its own name would only have to resolve to the
+        address of this machine (DNS rebinding).
         """
         host_headers = request.headers.getlist("host")
         if not host_headers and request.scope.get("http_version") == "1.0":  # no browser
             return
         host = _parse_host(host_headers[0]) if len(host_headers) == 1 else ""
         server_address, *_ = request.scope.get("server") or ("",)
-        # an IP address is allowed, as it is no name that another site could let lead here
+        # the server's IP address is allowed: it is not the name of another site
         if host not in self._hosts and not _is_server_address(host, server_address):
             name = ascii(host_headers[0][:80]) if host_headers else "''"
             text = f"this station is not called {name}: add it to the setting `public`"
@@ -327,9 +327,10 @@ class Guard:
         """
         site = request.headers.get("sec-fetch-site")
         origin = request.headers.get("origin")
-        if site is None and origin is not None:
+        if site is None and origin is not None:  # a browser that does not trust the connection
             scheme = origin.partition("://")[0]
-            is_secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
+            # a request with TLS comes from a page with TLS; behind a proxy, the page alone may have TLS
+            is_secure = scheme == "https" or request.scope["scheme"] == "http"
             station_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
             is_same = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in station_origins
             site = "same-origin" if is_same else "cross-site"
@@ -455,7 +456,7 @@ def _host_and_port(text: str, scheme: str = "") -> str:
 
     Args:
         text: URL, or host and port without a scheme.
-        scheme: Scheme of a text without a scheme; "": unknown, so that the port stays.
+        scheme: Scheme to take where the text has none; "": unknown, so that the port stays.
     """
     url_scheme, separator, host_and_path = text.strip().rpartition("://")
     host_and_path = host_and_path.partition("/")[0].lower()

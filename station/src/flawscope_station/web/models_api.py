@@ -253,8 +253,8 @@ def activate(
     """Activate a version, which judges from now on.
 
     If it cannot be opened, the version that was active stays active. A version that was learnt from
-    corrections and loses known defects is refused, unless `losing` names the inspections of all these defects. A version
-    whose file does not have the hash in `hash` is refused, too.
+    corrections and loses known defects is refused, unless `losing` names the inspections of all these
+    defects. A version whose file does not have the hash in `hash` is refused, too.
     """
     activation = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
     version_id = valid_id_or_zero(number)
@@ -380,10 +380,12 @@ def models(
     state = learning.facts(product_id)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
     job_by_version = learning.candidates.by_version(product_id)
-    # versions that are left out of the list `others`: they are rejected, or shown as a candidate
-    hidden: set[int | None] = {number for number, row in job_by_version.items() if status_of(row) == REJECTED}
-    hidden |= {candidate.version for candidate in candidates if candidate.status == READY}
-    others = [version for version in all_versions if version is not active and version["id"] not in hidden]
+    rejected_numbers = {number for number, job in job_by_version.items() if status_of(job) == REJECTED}
+    candidate_numbers = {candidate.version for candidate in candidates if candidate.status == READY}
+    hidden_numbers: set[int | None] = rejected_numbers | candidate_numbers
+    others = [
+        version for version in all_versions if version is not active and version["id"] not in hidden_numbers
+    ]
     inspection_by_number = store.inspections_by_number(
         product_id, _shown_inspections(candidates, state["unsure"])
     )

@@ -142,6 +142,7 @@ class Page:
         settings = find_component(self.request, Settings)
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
+        # a page with neither product nor sections has no script that shows texts
         texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
         script = {
             "texts": texts,
@@ -372,10 +373,10 @@ def history(
     try:
         page_query = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
         result = records.search(page.product_id, Filters.from_query(page_query))
-    except InputError as invalid:
-        error = str(invalid)
-    older = f"{path}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
-    newest = f"{path}?{urlencode(query)}" if cursor else None
+    except InputError as filter_error:
+        error = str(filter_error)
+    older_url = f"{path}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
+    newest_url = f"{path}?{urlencode(query)}" if cursor else None
     local_times = {name: to_local_input(query.get(name, ""), zone) for name in ("since", "until")}
     all_versions = versions.list_versions(page.product_id)["versions"]
     return page.render(
@@ -384,8 +385,8 @@ def history(
         sections=("history",),
         items=result.inspections,
         error=error,
-        older=older,
-        newest=newest,
+        older=older_url,
+        newest=newest_url,
         filtered=bool(query.keys() - {"since"}),
         local=local_times,
         quick=_quick_links(path, query),

@@ -228,7 +228,7 @@ def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> l
         files.write(temporary, upload.data, durable=False)
         return drafts.add_zip(draft, temporary, upload.name)
     except InputError as error:  # not raised, so that the other files of the request are added
-        return [AddedPicture.refused(upload.name, error, str(error))]
+        return [AddedPicture.refused(upload.name, error, text=str(error))]
     finally:
         files.remove_temporary(temporary)
 

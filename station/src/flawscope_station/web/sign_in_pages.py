@@ -166,7 +166,7 @@ class OpenIdProvider:
         return response
 
     async def read_member(self, request: Request) -> CompanyMember:
-        """Return the member who has signed in at the provider, from which `request` comes back."""
+        """Return the member who has signed in at the provider; `request` is the browser's return from it."""
         settings = self._settings
         options = {
             "iss": {"essential": True, "value": settings.issuer},
@@ -272,8 +272,8 @@ class _CompanyPages:
         address = client_ip(request)
         try:
             self.access.count_member_try(address)
-        except SignInError as too_often:
-            return self._wait_page(request, too_often)
+        except SignInError as error:  # too many tries
+            return self._wait_page(request, error)
         try:
             member = await self.provider.read_member(request)
         except ProviderError as error:
@@ -293,15 +293,15 @@ class _CompanyPages:
         set_cookie(response, request, self.access, session)
         return response
 
-    def _wait_page(self, request: Request, too_often: SignInError) -> Response:
+    def _wait_page(self, request: Request, sign_in_error: SignInError) -> Response:
         """Make the page that says how long to wait.
 
         No event is recorded, because anybody could fill the audit log by requesting this page.
         """
         page = Page(request, "sign-in")
-        text = page.texts.count("signin.often", too_often.wait)
+        text = page.texts.count("signin.often", sign_in_error.wait)
         response = page.render("sign-in", 429, next="/", error=text, name="")
-        response.headers["Retry-After"] = str(too_often.wait)
+        response.headers["Retry-After"] = str(sign_in_error.wait)
         return response
 
     async def _refusal_page(self, request: Request, text_key: str, status: int, reason: str) -> Response:
