@@ -503,10 +503,10 @@ class Client:
             if status == 413:  # too large; without JSON, the answer is that of a proxy
                 text = "the proxy in front of the station lets only smaller requests through: raise its limit"
                 return RefusedError(f"{redact_address(self.url)}: {text}", status, "")
-            redirect_words = ""
+            remedy = "check the address"
             if response.is_redirect:
-                redirect_words = f"it is at {response.headers.get('Location', '')[:200]}; "
-            message = f"it answers {status} {response.reason_phrase}: {redirect_words}check the address"
+                remedy = f"it is at {response.headers.get('Location', '')[:200]}; {remedy}"
+            message = f"it answers {status} {response.reason_phrase}: {remedy}"
             code = ""
         one_line = " ".join(message.split())
         text = f"{redact_address(self.url)}: {one_line}"

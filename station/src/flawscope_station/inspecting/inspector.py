@@ -171,7 +171,7 @@ class Inspector:
         """Run a step of a part in a pool; any error of the step ends the part."""
 
         def run() -> None:
-            # if the pool could not start a thread, the part failed below, but the pool runs the step later
+            # a pool that could not start a thread runs the step later nevertheless, when the part has failed
             if ticket.has_ended:
                 return
             try:
@@ -324,7 +324,7 @@ class Inspector:
         now = time.monotonic()
         is_ending = now >= self._ends_at
         for ticket in self.intake.tickets():
-            if ticket.is_recording(RECORDING_SECONDS):
+            if ticket.is_recording(max_seconds=RECORDING_SECONDS):
                 continue
             if not is_ending and now - ticket.since < self.limits.wait:
                 continue

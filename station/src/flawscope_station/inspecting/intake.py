@@ -122,7 +122,7 @@ class Intake:
             byte_count: Bytes of their pictures.
         """
         with self.changed:
-            # if no other part is here, the request is never too large: uploads have a limit of their own
+            # a request that comes while no part is held is never too large here; uploads have their own limit
             holds_pictures = self._bytes > 0
             is_too_large = self._bytes + byte_count > MAX_UPLOADS_HELD * self.limits.upload
             if self.is_ending or (holds_pictures and is_too_large) or self._is_full(product_id, count):

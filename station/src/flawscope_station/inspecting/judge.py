@@ -283,7 +283,7 @@ class Judge:
         try:
             record, predictions = self._decide(ticket, judging)
             record = self.interlocks.release(ticket.part, record)
-            if ticket.judge(record, predictions):
+            if ticket.judge(record, predictions):  # False: it has ended meanwhile
                 self.recorder.add(ticket)
         except Exception as error:  # the version changed since the part came, or is damaged
             ticket.fail(without_traceback(error))

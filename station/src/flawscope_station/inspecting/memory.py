@@ -196,7 +196,7 @@ class Turns:
             finally:
                 self._waiting_count -= 1
         try:
-            self.wait_idle(YIELD_SECONDS)
+            self.wait_idle(YIELD_SECONDS)  # the pictures of the line go first
             yield
         finally:
             with self._changed:

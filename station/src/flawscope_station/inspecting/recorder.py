@@ -220,9 +220,9 @@ class Recorder:
         try:
             results = [*self.store.record([_record_of(ticket) for ticket in ready])]
         except StoreError as error:
-            found = self._find_standing(ready) if error.is_in_doubt else no_results
-            is_in_doubt = found is None  # the database does not say which records there are
-            results = no_results if found is None else found
+            stored_results = self._find_standing(ready) if error.is_in_doubt else no_results
+            is_in_doubt = stored_results is None  # the database does not say which records there are
+            results = no_results if stored_results is None else stored_results
             for ticket, result in zip(ready, results, strict=True):
                 if result is None:
                     ticket.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
@@ -274,9 +274,9 @@ class Recorder:
         """Find out whether a COMMIT whose answer was lost has stored the records of parts.
 
         Returns:
-            For each part the number of its record and True, as `Store.record` returns them. None for a part
-            that has no record, or whose key had a record before. None in place of the list: the database did
-            not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
+            One entry for each part, as `Store.record` returns them: the number of its record, and True. The
+            entry is None if the part has no record, or if its key had a record before. None in place of the
+            list: the database did not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
         """
         deadline = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(ticket) for ticket in ready]
@@ -332,9 +332,9 @@ class Recorder:
                 self.announce(recorded)
 
     def _answer_resent(self, ticket: Ticket) -> bool:
-        """Answer a part that is sent again from the record of its settled doubt.
+        """Answer a part that its sender sends again: the answer is the record of its settled doubt.
 
-        The sender got an error before, though the record turned out to be stored.
+        The sender got an error before, although the record turned out to be stored.
 
         Returns:
             Whether there was such a record, so that the part is answered.
@@ -403,4 +403,4 @@ class Recorder:
             return without_traceback(error)
         if all(row.request_hash == inspection.request_hash for row in rows):
             return None
-        return KeyUsedError(f"request, inspection {rows[0].id}")
+        return KeyUsedError(use=f"request, inspection {rows[0].id}")

@@ -141,7 +141,7 @@ class InspectionRenderer:
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
             heat_map, marked, _ = prediction.over(self._reduced_picture(row, side))
-            # the colour follows the record, for the rules may have changed since
+            # the record decides on the colour, because the rules may have changed since
             return encode_webp(drawing.contour(heat_map, marked, drawing.outline_colour(row.tolerated)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
@@ -249,7 +249,7 @@ def load_displayed(data: bytes, name: str) -> Image.Image:
     try:
         picture = decoding.load_picture(data, name)
     except InputError:
-        with suppress(InputError):
+        with suppress(InputError):  # raised, too, for a damaged picture
             return Image.fromarray(displayed(data))
         raise
     if isinstance(picture, Image.Image):

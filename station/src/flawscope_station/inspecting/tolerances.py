@@ -175,7 +175,7 @@ class ProductTolerances(BackgroundThread):
         return cached.function
 
     def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
-        """Read a product's file if it has changed, and put its rules in force once two looks found the same.
+        """Read a product's file if it has changed, and put its rules in force after two identical looks.
 
         Args:
             product_id: Number of the product.
@@ -194,12 +194,12 @@ class ProductTolerances(BackgroundThread):
             rules = None
             problem = str(error)
             event_text = f"none: {problem}"
-        # the same at two looks: the file is not being written any more
-        is_same = file.stamp == stamp and file.last == event_text
+        # two identical looks show that the file is not being written any more
+        is_unchanged = file.stamp == stamp and file.last == event_text
         file.stamp = stamp
         file.last = event_text
         file.is_settled = False
-        if not is_same and not is_first:
+        if not is_unchanged and not is_first:
             return
         if event_text != file.recorded:
             self._note(product_id, event_text)

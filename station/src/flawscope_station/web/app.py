@@ -293,7 +293,7 @@ def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
         return
     say(f"{disk_full_text(settings)}; the station starts when there is room")
     DiskFullServer(settings).run()
-    if not has_disk_space(settings):
+    if not has_disk_space(settings):  # the server ended for another reason: a person or a manager ended it
         raise KeyboardInterrupt
     say("there is room: the station starts")
 

@@ -266,8 +266,10 @@ class Guard:
             self._check_local(request)
         if not is_safe and not has_token:
             self._check_origin(request)
-        if person is not None and (is_safe or not request.scope["path"].startswith("/api/")):
-            check_role(person, VIEWER)  # a lower role may only send pictures, and read the answers
+        # other requests to the API check the role themselves: to send pictures, no VIEWER is needed
+        is_for_viewers = is_safe or not request.scope["path"].startswith("/api/")
+        if person is not None and is_for_viewers:
+            check_role(person, VIEWER)
 
     async def _look_up(self, request: HTTPConnection) -> Person | None:
         """Return the sender of a request from the database; None: unknown.

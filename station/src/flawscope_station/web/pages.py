@@ -115,9 +115,9 @@ class Page:
         self.assets = assets
         self.root = root
         self.overview = find_component(request, Overview)
-        cookie = request.cookies.get("language")
-        accepted = request.headers.get("accept-language", "")
-        self.texts: pages.Texts = assets.texts_for(cookie, accepted)
+        chosen_language = request.cookies.get("language")
+        accepted_languages = request.headers.get("accept-language", "")
+        self.texts: pages.Texts = assets.texts_for(chosen_language, accepted_languages)
         self.person: Person | None = request.scope[PERSON_KEY]
 
     @property
@@ -544,9 +544,12 @@ def _quick_links(path: str, query: dict[str, str]) -> list[tuple[str, str, bool]
         query: Query of the page; the links keep its other filters.
     """
     other_filters = {key: text for key, text in query.items() if key not in ("since", "until", "period")}
-    has_times = "since" in query or "until" in query
-    range_without_period = "" if has_times else "all"  # "": times that a person has typed
-    current_range = query.get("period", range_without_period)
+    if "period" in query:
+        current_range = query["period"]
+    elif "since" in query or "until" in query:
+        current_range = ""  # times that a person has typed
+    else:
+        current_range = "all"
     links = []
     for name in QUICK_RANGES:
         link_query = dict(other_filters)
