@@ -232,7 +232,7 @@ class Client:
             key: Any text that names this request, as for `inspect`.
             part: Number of the part, 100 characters at most.
             batch: Batch of the part, 100 characters at most.
-            view: Name of the view that the picture shows, for a model of a single named view.
+            view: Name of the view that the picture shows, if the model judges a single view with a name.
             deadline: Milliseconds in which the station must answer, as for `inspect`.
 
         Raises:

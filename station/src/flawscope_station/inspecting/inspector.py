@@ -185,24 +185,27 @@ class Inspector:
             ticket.fail(without_traceback(error))
 
     def _read(self, ticket: Ticket) -> None:
-        """Check and queue a part, then write its files while it waits; called in a thread of a pool."""
+        """Check and queue a part, and write its files while the part waits.
+
+        The call runs in a thread of a pool.
+        """
         part = ticket.part
         views = list[View]()
-        memory = 0
+        byte_count = 0  # memory to decode the pictures
         for picture in part.pictures:
             suffix, header = check_picture(picture.data, picture.name, self.limits)
             views.append(View(picture, suffix, decoding.HashedPicture(picture.data)))
-            memory += decoding_bytes(header)
-        if len(views) > 1 and memory > self.memory.limit:
+            byte_count += decoding_bytes(header)
+        if len(views) > 1 and byte_count > self.memory.limit:
             raise TooLargeError(
-                f"the {len(views)} pictures of part {part.name} take {memory / 1e9:.1f} GB while they "
+                f"the {len(views)} pictures of part {part.name} take {byte_count / 1e9:.1f} GB while they "
                 f"are decoded, {self.memory.limit / 1e9:.1f} GB are allowed: make them smaller, or raise "
                 "`limits: pixels`"
             )
         if not ticket.read(views):  # the part has failed meanwhile
             return
-        if memory:
-            self._run(self._beside, ticket, partial(self._decode, byte_count=memory))
+        if byte_count:
+            self._run(self._beside, ticket, partial(self._decode, byte_count=byte_count))
         else:
             self.judge.put(ticket)
         for view in views:
@@ -395,7 +398,8 @@ class Inspector:
     def close_pools(self) -> None:
         """Fail the parts that the recorder has not answered, and wait for the pools' calls to end.
 
-        The wait is `FAILED_SECONDS` at most. Observers of the last parts use the pools until then.
+        The wait is `FAILED_SECONDS` at most. The pools end only now, because observers of the last parts use
+        them.
         """
         for ticket in self.intake.tickets():
             self._give_up(ticket, EndingError())

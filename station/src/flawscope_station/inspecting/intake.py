@@ -61,7 +61,8 @@ class Intake:
         self._by_key: dict[tuple[int, str], Ticket] = {}  # tickets of `_tickets`, by product and key
         self._counts: Counter[int] = Counter()  # number of tickets in `_tickets`, by product
         self._bytes = 0  # bytes of the pictures of all tickets in `_tickets`
-        # by product, as `time.monotonic` counts: when its last parts were answered, when one was late last
+        # when the last parts of each product were answered, and when its last late part was late; both as
+        # `time.monotonic` counts
         self._answer_times: dict[int, deque[float]] = {}
         self._late_times: dict[int, float] = {}
         self._last_moment = 0  # moment of the last part, microseconds since 1970

@@ -180,8 +180,12 @@ class Judge:
                 self._queue.rest()
                 if not self._wait_for_work():
                     return None
-                ticket = self._queue.pop() if self._queue else None
-                model_call = self._model_calls.popleft() if ticket is None else None
+                ticket = None
+                model_call = None
+                if self._queue:
+                    ticket = self._queue.pop()
+                else:
+                    model_call = self._model_calls.popleft()
             if model_call is not None:
                 with self.threads[0].call():
                     model_call()

@@ -153,8 +153,9 @@ class Recorder:
 
         This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
-        # open doubts are settled at each look, even if no part comes
-        group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
+        # with doubts, the wait is short: they are settled below, even if no part comes
+        wait_seconds = LOOK_INTERVAL if self._doubts else None
+        group = self._queue.take(MAX_GROUP, wait_seconds)
         tickets = [ticket for ticket in group if ticket is not None]
         try:
             self._settle_doubts()
@@ -162,7 +163,7 @@ class Recorder:
         except BaseException as error:
             for ticket in tickets:
                 self._fail(ticket, error)
-            if None in group:
+            if None in group:  # put back, so that the thread ends after it was begun again
                 self._queue.put(None)
             raise  # the thread is begun again, and people get a report
         return None not in group

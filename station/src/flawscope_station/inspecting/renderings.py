@@ -63,14 +63,14 @@ class InspectionRenderer:
                 )
                 writing.add_done_callback(lambda _: self._unwritten.release())
 
-    def _remember(self, picture: str, version: int, prediction: Prediction) -> None:
-        """Keep a prediction, by the picture's hash, unless it is too large; the oldest make room for it."""
+    def _remember(self, picture_hash: str, version: int, prediction: Prediction) -> None:
+        """Keep a prediction, unless it is too large; the oldest make room for it."""
         if (size := prediction.map.nbytes) > CACHE_BYTES:
             return
         with self._lock:
-            if (replaced_prediction := self._recent.pop((picture, version), None)) is not None:
+            if (replaced_prediction := self._recent.pop((picture_hash, version), None)) is not None:
                 self._recent_bytes -= replaced_prediction.map.nbytes
-            self._recent[picture, version] = prediction
+            self._recent[picture_hash, version] = prediction
             self._recent_bytes += size
             while self._recent_bytes > CACHE_BYTES:
                 _, oldest_prediction = self._recent.popitem(last=False)

@@ -353,7 +353,7 @@ class Ticket:
         return True
 
     def finish(self, recorded: RecordedInspection) -> None:
-        """End the part with its record, which stands. Only the recorder calls this."""
+        """End the part, whose record is stored, and answer its waiters. Only the recorder calls this."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.DONE)

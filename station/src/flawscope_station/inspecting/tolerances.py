@@ -118,13 +118,14 @@ class ProductTolerances(BackgroundThread):
             the prediction as it was, and None.
         """
         file = self._files.get(product.product_id)
-        if file is None or (rules := file.rules) is None:
+        rules = None if file is None else file.rules
+        if rules is None:
             return prediction, None
         name = str(view) if product.model.kind == "view" else ""
-        tolerate = self._tolerator((product.product_id, name), product.model.products[name], rules)
-        if isinstance(tolerate, str):  # no function, but why the rules cannot be applied
+        function_or_reason = self._tolerator((product.product_id, name), product.model.products[name], rules)
+        if isinstance(function_or_reason, str):  # why the rules cannot be applied
             return prediction, None
-        return tolerate(prediction), rules.to_dict()
+        return function_or_reason(prediction), rules.to_dict()
 
     def check(self) -> None:
         """Look at all files, and report why rules are not in force."""

@@ -79,7 +79,7 @@ class ShiftSettings(Section):
 
     @property
     def tz(self) -> tzinfo | None:
-        """Time zone of the begins; None: this machine's.
+        """Time zone of the times of day in `begin`; None: this machine's.
 
         Raises:
             InputError: No zone has the name `zone`, or this machine knows no zones.
@@ -103,7 +103,7 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
     """Return the times of day of the setting `challenge`.
 
     Args:
-        names: Times such as "06:00", or names of shifts, which stand for their begin.
+        names: Times such as "06:00", or names of shifts, each for the time at which the shift begins.
         shifts: Settings of the shifts; None: there are no shifts.
 
     Raises:

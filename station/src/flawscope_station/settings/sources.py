@@ -84,18 +84,18 @@ def _check_stream(address: str) -> None:
     """Raise InputError unless this is the address of a stream."""
     try:
         parts = urlsplit(address)
-        # `port` is None where the address has no port, and raises ValueError where it is no number
-        is_valid = bool(parts.hostname) and (parts.port or 1) > 0
+        _ = parts.port  # raises ValueError where it is no number
+        is_valid = bool(parts.hostname)
     except ValueError:
         is_valid = False
-    if is_valid and parts.scheme not in ALLOWED_PROTOCOLS:
-        allowed_schemes = ", ".join(ALLOWED_PROTOCOLS)
-        raise InputError(f"{parts.scheme}:// is not understood: write one of {allowed_schemes}")
     if not is_valid:
         raise InputError(
             "it is no address: write for example rtsp://192.0.2.20/stream, and a password with signs such as "
             "# or @ into a file that `password_file` names"
         )
+    if parts.scheme not in ALLOWED_PROTOCOLS:
+        allowed_schemes = ", ".join(ALLOWED_PROTOCOLS)
+        raise InputError(f"{parts.scheme}:// is not understood: write one of {allowed_schemes}")
 
 
 def quote_password(address: str) -> str:

@@ -359,7 +359,7 @@ class Settings(Section):
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a settings file; paths in it, and in files that it includes, are relative to the file.
+    """Read a settings file; all paths, also those in included files, are relative to this file's folder.
 
     Raises:
         InputError: The file cannot be read, or has unknown settings or values of the wrong kind.

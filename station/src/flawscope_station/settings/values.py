@@ -121,12 +121,13 @@ def worded_errors() -> Iterator[None]:
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
         path = first["loc"]
-        text = _word_error(first)
         if first["type"] == "missing":
             path = path[:-1]  # the text has the name of the missing setting
             missing_errors = [entry for entry in (first, *others) if entry["type"] == "missing"]
             missing_names = [str(entry["loc"][-1]) for entry in missing_errors]
             text = f"setting {' and '.join(missing_names)} is missing: write `{missing_names[0]}: ...`"
+        else:
+            text = _word_error(first)
         prefix = _join_names(path)
         has_prefix = bool(prefix) and text.startswith(prefix)  # a plugin's error has the prefix already
         raise InputError(text if has_prefix else f"{prefix}{text}") from None

@@ -252,7 +252,7 @@ async def trigger(
     shooting = asyncio.ensure_future(shoot(context, name, find_camera, label, due, seconds, keyed_request))
     watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
     try:
-        recorded = await shooting
+        outcome = await shooting
     except asyncio.CancelledError:
         has_client_left = shooting.cancelled()  # by `_watch_client`
         if not has_client_left:  # the station ends
@@ -260,9 +260,9 @@ async def trigger(
         return Response(status_code=GONE)
     finally:
         watching.cancel()
-    if isinstance(recorded, int):  # number of the inspection that an earlier request with the key made
+    if isinstance(outcome, int):  # number of the inspection that an earlier request with the key made
         response.status_code = 200
-        return await describe_again(context, address.number, recorded, due)
-    inspection = await describe_recorded(context, address.number, recorded, due)
-    response.status_code = 201 if recorded.is_new else 200
+        return await describe_again(context, address.number, outcome, due)
+    inspection = await describe_recorded(context, address.number, outcome, due)
+    response.status_code = 201 if outcome.is_new else 200
     return inspection

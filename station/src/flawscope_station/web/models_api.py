@@ -327,17 +327,18 @@ def learn(
 ) -> Candidate:
     """Make a candidate from verdicts, or return the candidate that is queued already.
 
-    The inspections in `good` first get the verdict good once more.
+    Before that, the inspections in `good` get a new verdict good.
     """
-    request = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
-    unsure = learning.facts(product_id)["unsure"] if request.good else []
-    not_unsure = sorted(set(request.good) - set(unsure))
-    if not_unsure:
-        raise InputError(f"inspection {not_unsure[0]} is not among `unsure`: name in `good` only what is")
-    for number in dict.fromkeys(request.good):
+    learn_options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
+    good_numbers = learn_options.good
+    unsure_numbers = learning.facts(product_id)["unsure"] if good_numbers else []
+    wrong_numbers = sorted(set(good_numbers) - set(unsure_numbers))
+    if wrong_numbers:
+        raise InputError(f"inspection {wrong_numbers[0]} is not among `unsure`: name in `good` only what is")
+    for number in dict.fromkeys(good_numbers):
         current_verdict_id = store.inspection(product_id, number)["verdict_id"] or 0  # 0: there is no verdict
         store.add_verdict(product_id, number, GOOD, person.name, replaces=current_verdict_id)
-    return learning.request_candidate(product_id, person.name, request.how)
+    return learning.request_candidate(product_id, person.name, learn_options.how)
 
 
 @router.get("/candidates/{number}", response_model=Candidate, summary="A candidate")

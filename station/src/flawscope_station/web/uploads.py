@@ -166,8 +166,9 @@ class BodyLimiter:
             held_bytes: Number of bytes of the request's body that are in memory.
             added_bytes: Number of further bytes.
         """
-        # a request is small up to a quarter of the largest allowed size
+        # `max_bytes` is four times the largest request; a small one has a quarter of that request at most
         is_small = held_bytes + added_bytes <= self.max_bytes // 16
+        # large requests leave a quarter of the memory to small ones
         allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
         return self.bytes_in_memory + added_bytes <= allowed_bytes
 
