@@ -121,12 +121,14 @@ class Inspector:
         self._products = products
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.intake.wait_idle))
         self._failure = _NO_FAILURE
-        self._ends_at = math.inf  # when all parts fail that are not answered
+        self._ends_at = math.inf  # time at which all parts without an answer fail
         cores = os.cpu_count() or 1
-        # threads for work beside the judge, for reading parts, and for requests that ask the store
-        self._beside = WatchedPool(min(4, cores), "beside", STUCK_SECONDS + limits.wait)
-        self._pool = WatchedPool(min(8, 2 + cores), "upload", UPLOAD_SECONDS)
-        self._requests = WatchedPool(min(8, 2 + cores), "request", REQUEST_PATIENCE)
+        # threads for work beside the judge, such as decoding large pictures
+        self._beside = WatchedPool(min(4, cores), "beside", patience=STUCK_SECONDS + limits.wait)
+        # threads that read parts
+        self._pool = WatchedPool(min(8, 2 + cores), "upload", patience=UPLOAD_SECONDS)
+        # threads for requests that ask the store
+        self._requests = WatchedPool(min(8, 2 + cores), "request", patience=REQUEST_PATIENCE)
         judge.start(self.intake.backlog)
 
     # ---- taking
@@ -245,7 +247,7 @@ class Inspector:
         """Note the outcome of a part, and give back its place, memory and files."""
         self._note_outcome(ticket, outcome)
         self._release(ticket)
-        if ticket.files and ticket.state is State.FAILED:
+        if ticket.files and ticket.state is State.FAILED:  # the recorder removes the files
             self.judge.recorder.add(ticket)
         if self.intake.is_ending:
             self.judge.wake()
@@ -273,7 +275,7 @@ class Inspector:
     # ---- requests
 
     async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in a thread for a request for an inspection; the function may ask the store.
+        """Run a function that may ask the store, in a thread for requests that inspect.
 
         These requests have a pool of their own, because other requests may take all threads of the server.
 

@@ -306,11 +306,11 @@ class Judge:
             rate = predictor.calibration.expected_rate
             judged = _Judged(product, ticket.views, predictions, rate=rate)
         tolerated_predictions: list[Prediction] = []
-        rules = None
+        rules = None  # of the first picture: these are recorded
         for view, prediction in zip(judged.views, judged.predictions, strict=True):
             tolerated, view_rules = self.tolerances.apply(judged.product, prediction, view.picture.view)
             if not tolerated_predictions:
-                rules = view_rules  # the record names the rules for the first picture
+                rules = view_rules
             tolerated_predictions.append(tolerated)
         record = new_inspection(
             ticket,

@@ -43,8 +43,9 @@ def limit_malloc() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    # Fixed thresholds do not grow with freed blocks. With these, Pillow's blocks of a large picture, a little
-    # less than 16 MiB, go back at once. Smaller thresholds would cost time for clearing memory.
+    # A threshold that is set does not grow with freed blocks, as the default does. With these two thresholds,
+    # Pillow's blocks of a large picture, a little less than 16 MiB, go back at once. Smaller thresholds would
+    # cost time for clearing memory.
     value_by_option = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
     return all(libc.mallopt(name, value) for name, value in value_by_option.items())
 

@@ -241,7 +241,7 @@ class Recorder:
         If there is a single part, or the error is not about a part, all of them fail.
         """
         for ticket in ready:
-            if len(ready) == 1 or isinstance(error, FlawscopeError):
+            if len(ready) == 1 or isinstance(error, FlawscopeError):  # a FlawscopeError is not about a part
                 ticket.fail_recording(without_traceback(error))
             else:
                 self._record_ready([ticket])

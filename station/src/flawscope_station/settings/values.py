@@ -349,13 +349,13 @@ def redact_address(address: str) -> str:
     """Return scheme, host and port of an address; `…` stands for the rest, which may be secret.
 
     Not only user and password may be secret, but also the path (as in webhooks of Slack and Teams), the query
-    and the fragment. If the path has an @, it may belong to a password, and the host is hidden, too.
+    and the fragment. If the path has an @, the host is hidden, too: it may be the beginning of a password.
     """
     scheme, separator, rest = address.partition("://")
     if not separator or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
         return "…"
-    authority, *tail_parts = re.split(r"[/?#\\]", rest, maxsplit=1)
-    tail = "".join(tail_parts)
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    tail = rest[len(authority) + 1 :]  # without the character that splits
     host = authority.rpartition("@")[2]
     if not _HOST.fullmatch(host) or "@" in tail:
         return f"{scheme}://…"

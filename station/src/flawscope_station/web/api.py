@@ -329,7 +329,8 @@ def _filter_parameters() -> Iterator[inspect.Parameter]:
     """
     for filter_ in FILTERS:
         # a filter with a fixed list of words allows only these, or no text
-        annotation = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
+        choices = ("", *filter_.words)
+        annotation = Literal.__getitem__(choices) if filter_.words else str
         query = Query("", alias=filter_.parameter or filter_.name, description=filter_.says or None)
         kind = inspect.Parameter.KEYWORD_ONLY
         yield inspect.Parameter(f"{PREFIX}{filter_.name}", kind, default=query, annotation=annotation)

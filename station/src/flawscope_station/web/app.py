@@ -248,8 +248,8 @@ class StationServer(HttpServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
-        # asyncio has only one number for the batch of accepted connections and the backlog. Calling `listen`
-        # again changes the backlog alone.
+        # asyncio takes one number for two things: how many connections it accepts at a time, and the backlog.
+        # A second call of `listen` changes only the backlog.
         for listener in self.servers[0].sockets:
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
                 duplicate.listen(LISTEN_BACKLOG)

@@ -318,8 +318,11 @@ class Guard:
         is_local = client is None or client.host == server_address or _is_loopback(client.host)
         if is_local and not has_proxy:
             return
-        text = "this station has no users and serves its own machine alone: add one there with "
-        raise RefusedError(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
+        text = (
+            "this station has no users and serves its own machine alone: add one there with "
+            "`flawscope station user add NAME --role admin`"
+        )
+        raise RefusedError(403, text, "no_users")
 
     def _check_origin(self, request: HTTPConnection) -> None:
         """Raise RefusedError for a request that another site made the browser send.
@@ -377,14 +380,14 @@ class FailedRequests:
         self._reported_at = -math.inf
         self._unreported = 0
 
-    def note(self, method: str, path: str, status: int, number: str) -> None:
+    def note(self, method: str, path: str, status: int, request_id: str) -> None:
         """Log a failed request. If the last line is too recent, only count it for the next line.
 
         Args:
             method: HTTP method.
             path: Path of the request.
             status: HTTP status of the answer.
-            number: Number of the request.
+            request_id: ID of the request.
         """
         time_now = self._clock()
         if time_now - self._reported_at < FAILED_INTERVAL:
@@ -395,7 +398,7 @@ class FailedRequests:
         self._reported_at = time_now
         self._unreported = 0
         text = f"{method} {path!r:.200}: {status}"
-        self._say(Said(text, "warning", request=number, status=status, **count_facts))
+        self._say(Said(text, "warning", request=request_id, status=status, **count_facts))
 
 
 def _check_prefix(request: HTTPConnection) -> None:

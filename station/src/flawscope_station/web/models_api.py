@@ -468,12 +468,12 @@ def _rate_facts(
     """
     product_id = page.product_id
     by_file = product_id in versions.rates
-    is_joint = active is None or is_of_joint_model(active)
+    can_have_rate = active is not None and not is_of_joint_model(active)
     facts: RateFacts = {
         "rates": [],
         "day": None,
         "known_defects": 0,
-        "may_rate": has_role(page.person, "engineer") and not by_file and not is_joint,
+        "may_rate": has_role(page.person, "engineer") and not by_file and can_have_rate,
         "rate_by_file": by_file,
     }
     try:

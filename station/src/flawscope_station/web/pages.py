@@ -245,7 +245,8 @@ def error_page(request: Request, status: int, text: str, error: FlawscopeError |
         message = page.texts("wrong.store_unreachable")
     else:
         message = text
-    title = page.texts("problem.title" if status == 404 else "problem.input")
+    title_key = "problem.title" if status == 404 else "problem.input"
+    title = page.texts(title_key)
     return page.render("problem", status, title=title, text=message)
 
 

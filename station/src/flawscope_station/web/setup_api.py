@@ -169,7 +169,7 @@ async def capture(
         data, _, name = await asyncio.to_thread(renderer.picture, product_id, body.inspection)
     else:
         camera = context.camera(body.product, body.camera)
-        shot = await wait_for_shot(camera, FRAME_SECONDS, None)
+        shot = await wait_for_shot(camera, FRAME_SECONDS, request=None)
         picture = await asyncio.to_thread(camera.picture, shot)
         data = picture.data
         name = picture.name
@@ -191,7 +191,7 @@ async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, cont
     camera = context.camera(body.product, body.camera)
     frames = list[bytes]()
     for _ in range(STILL_FRAMES):
-        shot = await wait_for_shot(camera, FRAME_SECONDS, None)
+        shot = await wait_for_shot(camera, FRAME_SECONDS, request=None)
         picture = await asyncio.to_thread(camera.picture, shot)
         frames.append(picture.data)
     report = await asyncio.to_thread(still_frames.check_still_frames, frames)

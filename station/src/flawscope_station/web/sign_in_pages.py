@@ -96,7 +96,12 @@ def language(request: Request, language: str = Form(""), next: str = Form("/")) 
     if language in PAGES.texts:
         is_https = request.url.scheme == "https"
         response.set_cookie(
-            "language", language, YEAR_SECONDS, secure=is_https, httponly=True, samesite="lax"
+            "language",
+            language,
+            max_age=YEAR_SECONDS,
+            secure=is_https,
+            httponly=True,
+            samesite="lax",
         )
     return response
 
@@ -260,10 +265,10 @@ class _CompanyPages:
             return await self.provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
         except ProviderError as error:
             try:
-                # each failure counts as a try, so that nobody can make the station ask in vain endlessly
+                # each failure counts as a try, so that nobody can make the station ask the provider endlessly
                 self.access.count_member_try(client_ip(request))
-            except SignInError as too_often:
-                return self._wait_page(request, too_often)
+            except SignInError as sign_in_error:  # too many tries
+                return self._wait_page(request, sign_in_error)
             return await self._refusal_page(request, "signin.company_failed", 502, str(error))
 
     async def finish(self, request: Request) -> Response:
