@@ -263,6 +263,7 @@ class Inspector:
             self.intake.note_late(product_id)
         elif isinstance(outcome, StoreError):
             self._failure = _Failure(now + STORE_FAILING_SECONDS, str(outcome))
+        # other errors of flawscope are the sender's: they are no failure of the station
         elif isinstance(outcome, ModelError | OverdueError) or not isinstance(outcome, FlawscopeError):
             self._failure = _Failure(now + FAILING_SECONDS, message_with_type(outcome))
         self.intake.note_answer(product_id)

@@ -133,8 +133,8 @@ class Intake:
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Return whether `count` more parts would take places that are reserved for other products."""
-        # `_products` has numbers by name: those of the products, and those of the entries. `list` copies them,
-        # because another thread may change them.
+        # `_products` has numbers by name: those of the products, and those of the entries; `list` copies them
+        # at once, because another thread may change them
         product_ids = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         share = self.limits.queue // (2 * len(product_ids)) if len(product_ids) > 1 else 0

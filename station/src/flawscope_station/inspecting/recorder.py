@@ -296,8 +296,8 @@ class Recorder:
     def _settle_doubts(self) -> None:
         """Find out which records are stored although their COMMIT got no answer, and note those.
 
-        Such a record is a doubt. It is settled when the record is found, and leaves the list
-        `RESENT_SECONDS` later.
+        A doubt is a record whose COMMIT got no answer. A doubt whose record is found is settled, and leaves
+        the list after `RESENT_SECONDS`.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]

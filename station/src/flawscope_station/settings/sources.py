@@ -311,7 +311,7 @@ def read_source(value: object, home: Path) -> SourceSettings:
         if len(value) > 1:
             raise InputError(f"{kind}: write its settings below it, and nothing beside it")
         return load_plugin(SOURCE_GROUP, kind).read(value[kind], home)
-    address = quote_password(str(value[kind] or ""))
+    address = quote_password(str(value[kind] or ""))  # the folder's path, or the camera's address
     redacted_address = redact_camera_address(address) if kind == "camera" else address
     try:
         if kind == "folder":

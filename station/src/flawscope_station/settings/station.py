@@ -82,7 +82,11 @@ def _check_namesakes(
 
 
 def _read_sources(value: object, info: ValidationInfo) -> tuple[SourceSettings, ...]:
-    """Read the setting `sources` of a product. InputError."""
+    """Read the setting `sources` of a product.
+
+    Raises:
+        InputError: The value is no list, or a source in it is wrong.
+    """
     entries = value or []
     if not isinstance(entries, list | tuple):
         raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")

@@ -349,7 +349,7 @@ def redact_address(address: str) -> str:
     """Return scheme, host and port of an address; `…` stands for the rest, which may be secret.
 
     Not only user and password may be secret, but also the path (as in webhooks of Slack and Teams), the query
-    and the fragment. If the path has an @, the host is hidden, too: it may be the beginning of a password.
+    and the fragment. With an @ in the path, the supposed host may belong to a password: it is hidden, too.
     """
     scheme, separator, rest = address.partition("://")
     if not separator or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):

@@ -231,10 +231,10 @@ class StationServer(HttpServer):
         protocol_class: Any = self.config.http_protocol_class
 
         def make_connection(app_state: dict[str, object], **arguments: object) -> ClientConnection:
+            # the protocol gives each request both states: the application's, and that of its connection
             def make_protocol(connection_state: dict[str, object]) -> asyncio.Protocol:
-                protocol: asyncio.Protocol = protocol_class(
-                    app_state=app_state | connection_state, **arguments
-                )
+                all_state = app_state | connection_state
+                protocol: asyncio.Protocol = protocol_class(app_state=all_state, **arguments)
                 return protocol
 
             return ClientConnection(make_protocol, self.connections, max_count, self._stall_seconds)

@@ -470,7 +470,10 @@ def _host_and_port(text: str, scheme: str = "") -> str:
 
 
 def _parse_host(address: str) -> str:
-    """Return the host of an address, without port and brackets; "" where the address is invalid."""
+    """Return the host of an address, without port and brackets; "" where the address is invalid.
+
+    The address of an IPv6 host may lack the brackets, if it has no port.
+    """
     if match := _HOST_PATTERN.fullmatch(address.strip().lower()):
         ipv6, name = match.groups()
         return ipv6 or name

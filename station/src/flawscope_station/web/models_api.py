@@ -519,7 +519,7 @@ def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> li
         else:
             # not `>`: NaN is anomalous, too
             known_count = sum(not defect.score <= row["threshold"] for defect in reviewed)
-        counts = row["found"].values()  # for each size: number of found defects, number of all
+        counts = row["found"].values()  # one pair for each size: number of found defects, and of all defects
         rows.append(
             {
                 **row,

@@ -265,9 +265,11 @@ def learn(
 
     The answer is 409, `question`, where the pictures' names leave open which of them are good.
     """
-    wish = body or setup_schemas.LearningOptions.model_validate({})
-    fit_options = wish.model_dump(exclude={"go_on", "all_good"})
-    drafts.learn(draft, fit_options, person.name, go_on=wish.go_on, all_good=wish.all_good)
+    learning_options = body or setup_schemas.LearningOptions.model_validate({})
+    go_on = learning_options.go_on
+    all_good = learning_options.all_good
+    fit_options = learning_options.model_dump(exclude={"go_on", "all_good"})
+    drafts.learn(draft, fit_options, person.name, go_on=go_on, all_good=all_good)
     return drafts.facts(draft)
 
 

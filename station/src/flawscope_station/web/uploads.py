@@ -263,7 +263,7 @@ def name_file(disposition: bytes, media_type: bytes) -> bytes:
     extended_name = _EXTENDED_NAME.search(disposition)
     if extended_name is not None:
         charset, quoted_name = extended_name.groups()
-        with suppress(LookupError):  # raised for an unknown charset, whose name is not used
+        with suppress(LookupError):  # raised for an unknown charset: then go on as without this name
             decoded_name = unquote_to_bytes(quoted_name).decode(charset.decode(), "replace")
             safe_name = re.sub(r'[\x00-\x1f"\\]', "_", decoded_name)
             without_names = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
