@@ -147,7 +147,7 @@ class Client:
                 refused for any other request.
             part: Number of the part, 100 characters at most; a part may be inspected many times.
             batch: Batch of the part, 100 characters at most.
-            view: Name of the view that the picture shows, for a model of a single named view.
+            view: Name of the view that the picture shows, if the model judges a single view with a name.
             deadline: Milliseconds in which the station must answer; None: no limit. A request with a limit
                 is never repeated.
 
@@ -232,7 +232,7 @@ class Client:
             key: Any text that names this request, as for `inspect`.
             part: Number of the part, 100 characters at most.
             batch: Batch of the part, 100 characters at most.
-            view: Name of the view that the picture shows, for a model of a single named view.
+            view: Name of the view that the picture shows, if the model judges a single view with a name.
             deadline: Milliseconds in which the station must answer, as for `inspect`.
 
         Raises:
@@ -339,7 +339,7 @@ class Client:
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
-        # with a key, a repeated request records the verdict once: two verdicts must be undone twice
+        # the key lets a repeated request record the verdict once; recorded twice, it must be undone twice
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))
 
@@ -399,10 +399,10 @@ class Client:
     # ---- requests
 
     def _product_name(self, product: str | None, joint: bool = False) -> str:
-        """Return the name of a product as it is used in a request.
+        """Return the name of the product for a request.
 
         Args:
-            product: Name of the product, which is returned unchanged; None: the station's only product.
+            product: Name, which is returned unchanged; None: the station's only product.
             joint: Whether a joint model counts as a single product, under its own name.
 
         Raises:
@@ -503,10 +503,10 @@ class Client:
             if status == 413:  # too large; without JSON, the answer is that of a proxy
                 text = "the proxy in front of the station lets only smaller requests through: raise its limit"
                 return RefusedError(f"{redact_address(self.url)}: {text}", status, "")
-            redirect_words = ""
+            remedy = "check the address"
             if response.is_redirect:
-                redirect_words = f"it is at {response.headers.get('Location', '')[:200]}; "
-            message = f"it answers {status} {response.reason_phrase}: {redirect_words}check the address"
+                remedy = f"it is at {response.headers.get('Location', '')[:200]}; {remedy}"
+            message = f"it answers {status} {response.reason_phrase}: {remedy}"
             code = ""
         one_line = " ".join(message.split())
         text = f"{redact_address(self.url)}: {one_line}"
@@ -525,6 +525,6 @@ def _retry_wait(retry_after: str | None, earlier_failures: int) -> float:
     """
     try:
         min_wait = min(MAX_WAIT, max(0.0, float(retry_after or "")))
-    except ValueError:
+    except ValueError:  # no number, or no text at all
         min_wait = min(MAX_WAIT, FIRST_WAIT * 2.0**earlier_failures)
     return min_wait * (1 + random.random() / 4)

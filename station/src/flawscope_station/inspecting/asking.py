@@ -132,8 +132,10 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
         message = cancelled.args[0] if cancelled.args else None
         await _withdraw(station, waiter, reason=message)
         raise
-    if not done and (error := station.inspector.abandon(waiter)) is not None:
-        raise error
+    if not done:
+        error = station.inspector.abandon(waiter)
+        if error is not None:
+            raise error
     recorded = await inspection_future
     if recorded.inspection.unanswered is None or waiter.has_left:
         return recorded
@@ -145,13 +147,13 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
 async def _withdraw(station: InspectingStation, waiter: Waiter, reason: object) -> None:
     """Let a waiter leave, because its sender is gone.
 
-    If the part is recorded already, or about to be, the waiter cannot leave any more. Then the reason is
-    added to the record afterwards, but only if no other waiter has the answer.
+    A waiter cannot leave any more if the part is recorded, or is about to be. Then the reason is added to the
+    record afterwards, but only if no other waiter has the answer.
 
     Args:
         station: Station that inspects.
         waiter: Waiter of the part.
-        reason: Reason of `schema.UNANSWERED`; nothing happens for another value.
+        reason: Reason of `schema.UNANSWERED`; with any other value, the waiter does not leave.
     """
     if not isinstance(reason, str) or reason not in UNANSWERED:
         return
@@ -161,8 +163,7 @@ async def _withdraw(station: InspectingStation, waiter: Waiter, reason: object) 
         recorded = await asyncio.wrap_future(waiter)
     except FlawscopeError:  # there is no record
         return
-    # True: no other waiter has the answer
-    if recorded.is_new and waiter.ticket.note_gone(waiter):
+    if recorded.is_new and waiter.ticket.note_gone(waiter):  # no other waiter has the answer
         await station.inspector.in_thread(math.inf, station.store.set_unanswered, recorded.number, reason)
 
 
@@ -281,7 +282,7 @@ class Asking:
         takes_views = station.inspector.judge.parts.takes_views(sent.address.number)
         is_part_each = sent.is_form and not takes_views  # each picture is a part of its own
         keyed = None
-        answered = None
+        answered = None  # numbers of earlier inspections by place of their part, where the key is known
         if sent.key is not None:
             keyed, answered = await station.inspector.in_thread(
                 sent.due, self._look_up_key, sent.key, is_part_each=is_part_each

@@ -121,12 +121,14 @@ class Inspector:
         self._products = products
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.intake.wait_idle))
         self._failure = _NO_FAILURE
-        self._ends_at = math.inf  # when all parts fail that are not answered
+        self._ends_at = math.inf  # time at which all parts without an answer fail
         cores = os.cpu_count() or 1
-        # threads for work beside the judge, for reading parts, and for requests that ask the store
-        self._beside = WatchedPool(min(4, cores), "beside", STUCK_SECONDS + limits.wait)
-        self._pool = WatchedPool(min(8, 2 + cores), "upload", UPLOAD_SECONDS)
-        self._requests = WatchedPool(min(8, 2 + cores), "request", REQUEST_PATIENCE)
+        # threads for work beside the judge, such as decoding large pictures
+        self._beside = WatchedPool(min(4, cores), "beside", patience=STUCK_SECONDS + limits.wait)
+        # threads that read parts
+        self._pool = WatchedPool(min(8, 2 + cores), "upload", patience=UPLOAD_SECONDS)
+        # threads for requests that ask the store
+        self._requests = WatchedPool(min(8, 2 + cores), "request", patience=REQUEST_PATIENCE)
         judge.start(self.intake.backlog)
 
     # ---- taking
@@ -171,7 +173,7 @@ class Inspector:
         """Run a step of a part in a pool; any error of the step ends the part."""
 
         def run() -> None:
-            # if the pool could not start a thread, the part failed below, but the pool runs the step later
+            # a pool that could not start a thread runs the step later nevertheless, when the part has failed
             if ticket.has_ended:
                 return
             try:
@@ -185,24 +187,27 @@ class Inspector:
             ticket.fail(without_traceback(error))
 
     def _read(self, ticket: Ticket) -> None:
-        """Check and queue a part, then write its files while it waits; called in a thread of a pool."""
+        """Check and queue a part, and write its files while the part waits.
+
+        The call runs in a thread of a pool.
+        """
         part = ticket.part
         views = list[View]()
-        memory = 0
+        byte_count = 0  # memory to decode the pictures
         for picture in part.pictures:
             suffix, header = check_picture(picture.data, picture.name, self.limits)
             views.append(View(picture, suffix, decoding.HashedPicture(picture.data)))
-            memory += decoding_bytes(header)
-        if len(views) > 1 and memory > self.memory.limit:
+            byte_count += decoding_bytes(header)
+        if len(views) > 1 and byte_count > self.memory.limit:
             raise TooLargeError(
-                f"the {len(views)} pictures of part {part.name} take {memory / 1e9:.1f} GB while they "
+                f"the {len(views)} pictures of part {part.name} take {byte_count / 1e9:.1f} GB while they "
                 f"are decoded, {self.memory.limit / 1e9:.1f} GB are allowed: make them smaller, or raise "
                 "`limits: pixels`"
             )
         if not ticket.read(views):  # the part has failed meanwhile
             return
-        if memory:
-            self._run(self._beside, ticket, partial(self._decode, memory=memory))
+        if byte_count:
+            self._run(self._beside, ticket, partial(self._decode, byte_count=byte_count))
         else:
             self.judge.put(ticket)
         for view in views:
@@ -215,15 +220,17 @@ class Inspector:
         if not ticket.keep(view, digest):
             self.judge.recorder.add(ticket)
 
-    def _decode(self, ticket: Ticket, memory: int) -> None:
-        """Decode a part's pictures, with memory claimed for all at once, and queue the part.
+    def _decode(self, ticket: Ticket, byte_count: int) -> None:
+        """Decode a part's pictures in a thread for large pictures, and queue the part.
 
-        The call runs in a thread for large pictures.
+        Args:
+            ticket: Ticket of the part.
+            byte_count: Memory for all pictures of the part, claimed before the first is decoded.
         """
-        if not self.memory.acquire(memory, is_over=lambda: ticket.has_ended):
+        if not self.memory.acquire(byte_count, is_over=lambda: ticket.has_ended):
             return
-        if not ticket.claim(memory):  # the part has ended meanwhile
-            self.memory.release(memory)
+        if not ticket.claim(byte_count):  # the part has ended meanwhile
+            self.memory.release(byte_count)
             return
         if ticket.due_at > time.monotonic():  # else the part is late, and is not judged
             model = self.judge.versions.models.active[ticket.part.product_id].model
@@ -240,7 +247,7 @@ class Inspector:
         """Note the outcome of a part, and give back its place, memory and files."""
         self._note_outcome(ticket, outcome)
         self._release(ticket)
-        if ticket.files and ticket.state is State.FAILED:
+        if ticket.files and ticket.state is State.FAILED:  # the recorder removes the files
             self.judge.recorder.add(ticket)
         if self.intake.is_ending:
             self.judge.wake()
@@ -256,6 +263,7 @@ class Inspector:
             self.intake.note_late(product_id)
         elif isinstance(outcome, StoreError):
             self._failure = _Failure(now + STORE_FAILING_SECONDS, str(outcome))
+        # other errors of flawscope are the sender's: they are no failure of the station
         elif isinstance(outcome, ModelError | OverdueError) or not isinstance(outcome, FlawscopeError):
             self._failure = _Failure(now + FAILING_SECONDS, message_with_type(outcome))
         self.intake.note_answer(product_id)
@@ -268,7 +276,7 @@ class Inspector:
     # ---- requests
 
     async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in a thread for a request for an inspection; the function may ask the store.
+        """Run a function that may ask the store, in a thread for requests that inspect.
 
         These requests have a pool of their own, because other requests may take all threads of the server.
 
@@ -322,7 +330,7 @@ class Inspector:
         now = time.monotonic()
         is_ending = now >= self._ends_at
         for ticket in self.intake.tickets():
-            if ticket.is_recording(RECORDING_SECONDS):
+            if ticket.is_recording(max_seconds=RECORDING_SECONDS):
                 continue
             if not is_ending and now - ticket.since < self.limits.wait:
                 continue
@@ -393,7 +401,8 @@ class Inspector:
     def close_pools(self) -> None:
         """Fail the parts that the recorder has not answered, and wait for the pools' calls to end.
 
-        The wait is `FAILED_SECONDS` at most. Observers of the last parts use the pools until then.
+        The wait is `FAILED_SECONDS` at most. The pools end only now, because observers of the last parts use
+        them.
         """
         for ticket in self.intake.tickets():
             self._give_up(ticket, EndingError())

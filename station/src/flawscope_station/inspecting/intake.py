@@ -61,7 +61,8 @@ class Intake:
         self._by_key: dict[tuple[int, str], Ticket] = {}  # tickets of `_tickets`, by product and key
         self._counts: Counter[int] = Counter()  # number of tickets in `_tickets`, by product
         self._bytes = 0  # bytes of the pictures of all tickets in `_tickets`
-        # by product, as `time.monotonic` counts: when its last parts were answered, when one was late last
+        # when the last parts of each product were answered, and when its last late part was late; both as
+        # `time.monotonic` counts
         self._answer_times: dict[int, deque[float]] = {}
         self._late_times: dict[int, float] = {}
         self._last_moment = 0  # moment of the last part, microseconds since 1970
@@ -69,9 +70,10 @@ class Intake:
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why a product's or entry's parts, or the part of a number, are refused now; None: none is.
+        """Return why parts are refused now; None: they are not.
 
-        Room in the queue and time until a deadline are not checked.
+        The parts are those of a product or entry, or only the part with the number `number`. Room in the
+        queue and time until a deadline are not checked.
         """
         try:
             self.check_standstill(product_id, number)
@@ -122,7 +124,7 @@ class Intake:
             byte_count: Bytes of their pictures.
         """
         with self.changed:
-            # if no other part is here, the request is never too large: uploads have a limit of their own
+            # a request that comes while no part is held is never too large here; uploads have their own limit
             holds_pictures = self._bytes > 0
             is_too_large = self._bytes + byte_count > MAX_UPLOADS_HELD * self.limits.upload
             if self.is_ending or (holds_pictures and is_too_large) or self._is_full(product_id, count):
@@ -131,11 +133,13 @@ class Intake:
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Return whether `count` more parts would take places that are reserved for other products."""
-        # `_products` has numbers by name: those of the products, and those of the entries
+        # `_products` has numbers by name: those of the products, and those of the entries; `list` copies them
+        # at once, because another thread may change them
         product_ids = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         share = self.limits.queue // (2 * len(product_ids)) if len(product_ids) > 1 else 0
         other_products = [number for number in product_ids if number != product_id]
+        # places that other products have not taken yet of their shares
         reserved = sum(max(0, share - self._counts[number]) for number in other_products)
         return self._counts.total() + count + reserved > self.limits.queue
 
@@ -166,8 +170,8 @@ class Intake:
             on_end: Called at the end of each ticket, as in `Ticket`.
 
         Returns:
-            The waiter of each part, and the tickets of the new parts. A part whose key is under way already
-            joins the earlier ticket.
+            The waiter of each part, and the tickets of the new parts. If a part with the same key is under
+            way, the part joins its ticket, and is not new.
 
         Raises:
             InputError: The pictures are not all views of a part.
@@ -185,8 +189,12 @@ class Intake:
             self._check_keys(parts)
             new_parts = [part for part in parts if (part.product_id, part.key or "") not in self._by_key]
             self._check_new_parts(new_parts)
-            # `_place` appends to `new_tickets`
-            waiters = [self._join(part) or self._place(part, on_end, new_tickets) for part in parts]
+            waiters = []
+            for part in parts:
+                waiter = self._join(part)
+                if waiter is None:
+                    waiter = self._place(part, on_end, new_tickets)  # appends to `new_tickets`
+                waiters.append(waiter)
         return waiters, new_tickets
 
     def _check_new_parts(self, parts: Sequence[Part]) -> None:
@@ -229,7 +237,8 @@ class Intake:
         Moment, product and picture identify a part.
         """
         moment = now()
-        microseconds_ahead = self._last_moment - moment  # many, if the clock was set back
+        microseconds_ahead = self._last_moment - moment
+        # further ahead, the clock was set back: then the clock is right, and not the last moment
         if 0 <= microseconds_ahead < BURST:
             moment = self._last_moment + 1
         self._last_moment = moment

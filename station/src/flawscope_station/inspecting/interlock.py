@@ -85,8 +85,8 @@ class Interlocks:
     """Interlocks of a station: each may hold a part back, before it is taken or before it is answered."""
 
     def __init__(self) -> None:
-        self._answers: list[Interlock] = []
-        self._intake: list[Gate] = []
+        self._answer_interlocks: list[Interlock] = []
+        self._intake_gates: list[Gate] = []
 
     def add(self, *, answers: Sequence[Interlock] = (), intake: Sequence[Gate] = ()) -> None:
         """Add interlocks, which are asked after the earlier ones.
@@ -95,12 +95,12 @@ class Interlocks:
             answers: Asked before a judged part is recorded and answered.
             intake: Asked before a part is taken.
         """
-        self._answers += answers
-        self._intake += intake
+        self._answer_interlocks += answers
+        self._intake_gates += intake
 
     def check(self, product_id: int, number: str | None) -> None:
         """Raise NotReadyError where a part of this product or entry may not be taken now."""
-        for gate in self._intake:
+        for gate in self._intake_gates:
             if product_id in gate.products:
                 gate.check(product_id, number)
 
@@ -112,12 +112,12 @@ class Interlocks:
         """
         if part.purpose == TRIAL:
             return record
-        for interlock in self._answers:
+        for interlock in self._answer_interlocks:
             if record.product_id in interlock.products:
                 record = interlock.release(part, record)
         return record
 
     def recorded(self, inspection: RecordedInspection) -> None:
         """Raise NotProductionError where an interlock keeps the recorded decision from the sender."""
-        for interlock in self._answers:
+        for interlock in self._answer_interlocks:
             interlock.recorded(inspection)

@@ -155,7 +155,7 @@ class Judge:
         while batches:
             tickets = batches.popleft()
             try:
-                # before a failure, `_judge` appends further waiting parts to `tickets`
+                # `_judge` appends further waiting parts to `tickets` as long as no part has failed
                 self._judge(tickets, takes_more=not failure)
             except BaseException as error:  # some engines' errors are no Exception
                 failure = f"the model failed: {message_with_type(error)}"
@@ -180,8 +180,12 @@ class Judge:
                 self._queue.rest()
                 if not self._wait_for_work():
                     return None
-                ticket = self._queue.pop() if self._queue else None
-                model_call = self._model_calls.popleft() if ticket is None else None
+                ticket = None
+                model_call = None
+                if self._queue:
+                    ticket = self._queue.pop()
+                else:
+                    model_call = self._model_calls.popleft()
             if model_call is not None:
                 with self.threads[0].call():
                     model_call()
@@ -205,7 +209,7 @@ class Judge:
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model in the judge's thread, as soon as no part waits.
+        """Run a function in the judge's thread as soon as no part waits; the function uses a model.
 
         Most engines cannot do two things at once. A function whose future is cancelled in time does not run.
 
@@ -253,7 +257,7 @@ class Judge:
         for place, (_, result) in enumerate(results):
             ticket, view = fed_pictures[place]  # `_feed` has appended it: results come in the same order
             is_working |= self._take_result(ticket, view, result, judging)
-            self._queue.go_on()  # the model, or an interlock, may hang on the next
+            self._queue.go_on()  # shows that nothing hangs; the model or an interlock may hang on the next
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - started_at) / len(tickets))
         if is_working and self._has_failed:
@@ -263,10 +267,10 @@ class Judge:
     def _take_result(
         self, ticket: Ticket, view: View, result: Prediction | InputError, judging: AddressModel
     ) -> bool:
-        """Keep the prediction of a picture, and decide on its part after the last one.
+        """Keep the prediction of a picture; after the last picture of a part, decide on the part.
 
         Returns:
-            Whether the model works: True where it made the prediction of a part that has not ended.
+            Whether the prediction was kept, which shows that the model works.
         """
         if ticket.has_ended:
             return False
@@ -283,7 +287,7 @@ class Judge:
         try:
             record, predictions = self._decide(ticket, judging)
             record = self.interlocks.release(ticket.part, record)
-            if ticket.judge(record, predictions):
+            if ticket.judge(record, predictions):  # False: it has ended meanwhile
                 self.recorder.add(ticket)
         except Exception as error:  # the version changed since the part came, or is damaged
             ticket.fail(without_traceback(error))
@@ -302,11 +306,11 @@ class Judge:
             rate = predictor.calibration.expected_rate
             judged = _Judged(product, ticket.views, predictions, rate=rate)
         tolerated_predictions: list[Prediction] = []
-        rules = None
+        rules = None  # of the first picture: these are recorded
         for view, prediction in zip(judged.views, judged.predictions, strict=True):
             tolerated, view_rules = self.tolerances.apply(judged.product, prediction, view.picture.view)
             if not tolerated_predictions:
-                rules = view_rules  # the record names the rules for the first picture
+                rules = view_rules
             tolerated_predictions.append(tolerated)
         record = new_inspection(
             ticket,
@@ -341,8 +345,9 @@ class Judge:
         product = _matching_product(judging, decided.views[decided.worst])
         collector = self.parts.for_version(product.product_id, product.number, product.model.facts)
         assert collector is not None, "either all products of a joint model have views, or none has"
-        # the order of the views in the model
-        ordered_names = sorted(view_by_name, key=list(collector.calibration.views).index)
+        model_views = list(collector.calibration.views)
+        ordered_names = sorted(view_by_name, key=model_views.index)
+        # the decision may have changed the prediction of a view
         ordered_predictions = [decided.views.get(name, prediction_by_name[name]) for name in ordered_names]
         views = [view_by_name[name] for name in ordered_names]
         return _Judged(product, views, ordered_predictions, decided, collector.calibration.expected_rate)
@@ -353,7 +358,8 @@ class Judge:
         """Yield the pictures of parts, part by part; later pictures are decoded while the model computes.
 
         After `tickets`, take further parts of the product from the queue, until none waits, it is another
-        product's turn, or `max_pictures` pictures were yielded: another model may be active by then.
+        product's turn, or `max_pictures` pictures were yielded. There is a maximum, because another model
+        may have become active.
 
         Args:
             tickets: Parts to judge; the further parts are appended.
@@ -369,6 +375,7 @@ class Judge:
                 view.prediction = None
                 fed_pictures.append((ticket, view))
                 yield view.model_input(model)
+            # after the last part of the list, look for another one; a part that is late is passed over
             while len(fed_pictures) < max_pictures and ticket is tickets[-1]:
                 with self._changed:
                     following = self._queue.pop_same_turn(

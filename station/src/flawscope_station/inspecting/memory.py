@@ -43,8 +43,9 @@ def limit_malloc() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    # Fixed thresholds do not grow with freed blocks. With these, Pillow's blocks of a large picture, a little
-    # less than 16 MiB, go back at once. Smaller thresholds would cost time for clearing memory.
+    # A threshold that is set does not grow with freed blocks, as the default does. With these two thresholds,
+    # Pillow's blocks of a large picture, a little less than 16 MiB, go back at once. Smaller thresholds would
+    # cost time for clearing memory.
     value_by_option = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
     return all(libc.mallopt(name, value) for name, value in value_by_option.items())
 
@@ -92,7 +93,7 @@ class MemoryBudget:
         """Wait for memory and claim it; `release` gives it back.
 
         Args:
-            count: Bytes.
+            count: Number of bytes.
             seconds: Longest wait.
             is_over: Returns whether the memory is not wanted any more.
 
@@ -130,16 +131,16 @@ class MemoryBudget:
         Raises:
             BusyError: There is no memory in time.
         """
-        count = decoding_bytes(decoding.read_picture_header(data, name))
-        if not count:
+        byte_count = decoding_bytes(decoding.read_picture_header(data, name))
+        if not byte_count:
             yield
             return
-        if not self.acquire(count, seconds):
+        if not self.acquire(byte_count, seconds):
             raise BusyError(MEMORY_TIMEOUT, "other large pictures are being decoded")
         try:
             yield
         finally:
-            self.release(count)
+            self.release(byte_count)
 
 
 # ------------------------------------------------------------------------------------- what people look at
@@ -196,7 +197,7 @@ class Turns:
             finally:
                 self._waiting_count -= 1
         try:
-            self.wait_idle(YIELD_SECONDS)
+            self.wait_idle(YIELD_SECONDS)  # the pictures of the line go first
             yield
         finally:
             with self._changed:

@@ -55,14 +55,15 @@ class PartsCache:
     def for_address(self, address: int) -> PartCollector | None:
         """Return the collector that decides on an address's parts; None where single pictures are judged.
 
-        A joint model's collector also finds the product of a part: all its products have views, or none has.
+        A joint model's collector also finds the product of a part. Of such a model, all products have views,
+        or none has.
 
         Raises:
             NoModelError: No model of the address is open.
             InputError: The version's parts are damaged.
         """
         judging = self.versions.models.active[address]
-        # a sender may also name one product of a joint model: that product's own model judges then
+        # the address may be a product of a joint model, not the entry: then the product's own model judges
         if address not in self.versions.joint_entries or not judging.is_joint:
             (product,) = judging.products.values()
             return self.for_version(product.product_id, product.number, product.model.facts)
@@ -78,7 +79,7 @@ class PartsCache:
         """Return the views in which the active version judges parts.
 
         The list is empty if the version judges single pictures, if it cannot be used, or if `product_id` is
-        an entry, whose model finds the product of each part.
+        an entry with a joint model, which finds the product of each part.
         """
         if product_id in self.versions.joint_entries:
             return []

@@ -137,10 +137,13 @@ def _check_single(part: Part) -> None:
 
 
 def _check_views(number: str, views: Sequence[str], collector: PartCollector) -> None:
-    """Raise InputError where the pictures of a part do not show each view once."""
+    """Raise InputError unless the pictures of a part show each view once."""
     view_sets = _views_of_products(collector)  # products of a joint model may have views of their own
-    # where no product has these views, the error names the first product's
-    expected = next((view_set for view_set in view_sets if set(view_set) == set(views)), view_sets[0])
+    expected = view_sets[0]  # where no product has these views, the error names the first product's
+    for view_set in view_sets:
+        if set(view_set) == set(views):
+            expected = view_set
+            break
     if missing := [view for view in expected if view not in views]:
         raise InputError(
             f"part {number} lacks {', '.join(missing)}: send the pictures of all its views together"
@@ -153,11 +156,11 @@ def label_of(part: Part, picture: Picture, collector: PartCollector) -> tuple[st
     """Return the part's number and the view that a picture shows.
 
     Raises:
-        InputError: Number or view is not known.
+        InputError: The number or the view is not known.
     """
     number = part.number
     view = picture.view
-    if part.source != "camera":  # the station names the pictures of its cameras
+    if part.source != "camera":  # else the name is the station's own, and says neither number nor view
         number, view = _label_by_name(picture, collector, number, view)
     if number is None or view is None:
         view_names = ", ".join(collector.views)
@@ -172,7 +175,7 @@ def label_of(part: Part, picture: Picture, collector: PartCollector) -> tuple[st
 def _label_by_name(
     picture: Picture, collector: PartCollector, number: str | None, view: str | None
 ) -> tuple[str | None, str | None]:
-    """Return number and view, either taken from the picture's name where it is None and the name has it."""
+    """Return number and view; what is None is taken from the picture's name, if the name has it."""
     with suppress(InputError):  # the name does not have both
         parsed_name = collector.pattern.parse(picture.name)
         number = number or parsed_name.part

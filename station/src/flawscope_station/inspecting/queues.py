@@ -131,20 +131,20 @@ class FairQueue(Generic[J]):
         return statistics.median(recent_times) if recent_times else 0.0
 
     def expected_delay(self, product: int, waiting_counts: dict[int, int]) -> float:
-        """Estimate the seconds until one more part is judged; 0: no part waits, or no time is known.
+        """Estimate the seconds until a new part is judged; 0: no part is ahead of it, or no time is known.
 
         Args:
-            product: Number of the further part's product.
+            product: Number of the new part's product.
             waiting_counts: Number of parts, by product, that are not judged yet.
         """
         own_count = waiting_counts.get(product, 0)
-        seconds_each = self.median_seconds(product)
-        # turns of the product up to the further part; every other product has as many meanwhile
+        own_seconds = self.median_seconds(product)
+        # the new part is judged in this turn of its product; every other product has as many turns meanwhile
         turns = own_count // TURN_LENGTH + 1
         other_seconds = sum(
             min(count, turns * TURN_LENGTH) * self.median_seconds(other)
             for other, count in waiting_counts.items()
             if other != product
         )
-        seconds_ahead = own_count * seconds_each + other_seconds
-        return seconds_ahead + seconds_each if seconds_ahead else 0.0
+        seconds_ahead = own_count * own_seconds + other_seconds
+        return seconds_ahead + own_seconds if seconds_ahead else 0.0

@@ -95,6 +95,13 @@ def new_inspection(
 
 
 def _seen_picture(view: View, prediction: Prediction, facts: Mapping[str, object]) -> SeenPicture:
+    """Return the part of a record that is about one picture.
+
+    Args:
+        view: The picture, with its file.
+        prediction: Prediction of the picture.
+        facts: Further entries of the record by name; those without a value are left out.
+    """
     height, width = prediction.geometry.picture_size
     record = {name: value for name, value in prediction.to_dict().items() if name not in _OMITTED_KEYS}
     return SeenPicture(
@@ -126,9 +133,9 @@ def _shown_product(product: ProductModel, prediction: Prediction) -> str | None:
 
 
 def _shown_picture(pictures: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
-    """Return a part's most unusual picture with the decision on the part, and with the part's findings added.
+    """Return a part's most unusual picture, with the part's decision and findings.
 
-    The part is within tolerance if all its anomalous pictures, and the most unusual one, are.
+    The part is within tolerance if its most unusual picture and all its anomalous pictures are.
     """
     worst_picture = next(picture for picture in pictures if picture.view == decided.worst)
     deciding_pictures = [picture for picture in pictures if picture.anomalous or picture is worst_picture]

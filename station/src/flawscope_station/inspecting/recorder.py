@@ -117,7 +117,7 @@ class Recorder:
         self.refuse = refuse
         self._queue: GroupQueue[Ticket | None] = GroupQueue()
         self._doubts: list[Doubt] = []
-        self._answered = set[int]()  # numbers of records whose senders have them, while doubts are open
+        self._answered = set[int]()  # numbers of records that senders got, kept while doubts are open
         self._settling = threading.Lock()  # held while the field `unanswered` of a record is settled
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended, queue=self._queue)]
@@ -130,11 +130,11 @@ class Recorder:
     def note_answered(self, number: int) -> None:
         """Note that a sender has its answer, because it sent its key again and got this record.
 
-        From now on the record counts as answered, even if a waiter left earlier, or was refused because
-        nobody knew of the record.
+        From now on the record counts as answered, even if a waiter left earlier, or got an error because the
+        record was not known then.
         """
         with self._settling:
-            # else the record is settled already
+            # with no doubt and no recording under way, nothing about this record is left to settle
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 
@@ -153,8 +153,9 @@ class Recorder:
 
         This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
-        # open doubts are settled at each look, even if no part comes
-        group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
+        # with doubts, the wait is short: they are settled below, even if no part comes
+        wait_seconds = LOOK_INTERVAL if self._doubts else None
+        group = self._queue.take(MAX_GROUP, wait_seconds)
         tickets = [ticket for ticket in group if ticket is not None]
         try:
             self._settle_doubts()
@@ -162,7 +163,7 @@ class Recorder:
         except BaseException as error:
             for ticket in tickets:
                 self._fail(ticket, error)
-            if None in group:
+            if None in group:  # put back, so that the thread ends after it was begun again
                 self._queue.put(None)
             raise  # the thread is begun again, and people get a report
         return None not in group
@@ -220,9 +221,9 @@ class Recorder:
         try:
             results = [*self.store.record([_record_of(ticket) for ticket in ready])]
         except StoreError as error:
-            found = self._find_standing(ready) if error.is_in_doubt else no_results
-            is_in_doubt = found is None  # the database does not say which records there are
-            results = no_results if found is None else found
+            stored_results = self._find_standing(ready) if error.is_in_doubt else no_results
+            is_in_doubt = stored_results is None  # the database does not say which records there are
+            results = no_results if stored_results is None else stored_results
             for ticket, result in zip(ready, results, strict=True):
                 if result is None:
                     ticket.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
@@ -240,7 +241,7 @@ class Recorder:
         If there is a single part, or the error is not about a part, all of them fail.
         """
         for ticket in ready:
-            if len(ready) == 1 or isinstance(error, FlawscopeError):
+            if len(ready) == 1 or isinstance(error, FlawscopeError):  # a FlawscopeError is not about a part
                 ticket.fail_recording(without_traceback(error))
             else:
                 self._record_ready([ticket])
@@ -274,9 +275,9 @@ class Recorder:
         """Find out whether a COMMIT whose answer was lost has stored the records of parts.
 
         Returns:
-            For each part the number of its record and True, as `Store.record` returns them. None for a part
-            that has no record, or whose key had a record before. None in place of the list: the database did
-            not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
+            One entry for each part, as `Store.record` returns them: the number of its record, and True. The
+            entry is None if the part has no record, or if its key had a record before. None in place of the
+            list: the database did not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
         """
         deadline = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(ticket) for ticket in ready]
@@ -293,9 +294,10 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Find out which doubts, records whose COMMIT got no answer, are stored, and note those.
+        """Find out which records are stored although their COMMIT got no answer, and note those.
 
-        A settled doubt, whose record was found, leaves the list after `RESENT_SECONDS`.
+        A doubt is a record whose COMMIT got no answer. A doubt whose record is found is settled, and leaves
+        the list after `RESENT_SECONDS`.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]
@@ -331,9 +333,9 @@ class Recorder:
                 self.announce(recorded)
 
     def _answer_resent(self, ticket: Ticket) -> bool:
-        """Answer a part that is sent again from the record of its settled doubt.
+        """Answer a part that its sender sends again: the answer is the record of its settled doubt.
 
-        The sender got an error before, though the record turned out to be stored.
+        The sender got an error before, although the record turned out to be stored.
 
         Returns:
             Whether there was such a record, so that the part is answered.
@@ -361,9 +363,10 @@ class Recorder:
         return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
 
     def _with_unanswered_reason(self, ticket: Ticket, number: int) -> NewInspection:
-        """Return a part's inspection with the reason why nobody got its answer; None: somebody gets it.
+        """Return a part's inspection with its field `unanswered` up to date.
 
-        If all waiters have left since the record was written, the reason is also changed in the store.
+        The field has the reason why nobody got the answer, or None, if somebody gets it. If all waiters have
+        left since the record was written, the reason is changed in the store, too.
         """
         inspection = _record_of(ticket)
         reason = ticket.decide()
@@ -385,7 +388,7 @@ class Recorder:
         if (conflict := self._key_conflict(_record_of(ticket))) is not None:
             return conflict
         try:
-            if ticket.decide() is None:
+            if ticket.decide() is None:  # somebody waits for the answer
                 self.store.set_unanswered(number, None)
         except Exception as error:  # the sender gets the error, and may send the key once more
             return without_traceback(error)
@@ -401,4 +404,4 @@ class Recorder:
             return without_traceback(error)
         if all(row.request_hash == inspection.request_hash for row in rows):
             return None
-        return KeyUsedError(f"request, inspection {rows[0].id}")
+        return KeyUsedError(use=f"request, inspection {rows[0].id}")

@@ -40,10 +40,11 @@ class InspectionRenderer:
         self.inspector = inspector
         self.versions = inspector.judge.versions
         self.files = inspector.files
+        # predictions by hash of the picture and number of the version, the oldest first
         self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._recent_bytes = 0
         self._lock = threading.Lock()
-        self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)
+        self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)  # permits to write a map
         self.turns = inspector.memory.turns
 
     # ---- as inspections come
@@ -52,22 +53,24 @@ class InspectionRenderer:
         """Keep the maps of a part in memory for a while; those of a part to be reviewed also as files."""
         inspection = recorded.inspection
         for picture, prediction in zip(inspection.pictures, recorded.predictions, strict=False):
-            self._remember(picture.picture, inspection.version_id, prediction)
+            picture_hash = picture.picture
+            self._remember(picture_hash, inspection.version_id, prediction)
             is_for_review = inspection.anomalous or inspection.near
+            # where too many maps wait to be written, this one stays in memory only
             if is_for_review and self._unwritten.acquire(blocking=False):
                 writing = self.inspector.run_beside(
-                    self._write_map, picture.picture, inspection.version_id, prediction
+                    self._write_map, picture_hash, inspection.version_id, prediction
                 )
                 writing.add_done_callback(lambda _: self._unwritten.release())
 
-    def _remember(self, picture: str, version: int, prediction: Prediction) -> None:
-        """Keep a prediction, by the picture's hash, unless it is too large; the oldest make room for it."""
+    def _remember(self, picture_hash: str, version: int, prediction: Prediction) -> None:
+        """Keep a prediction, unless it is too large; the oldest make room for it."""
         if (size := prediction.map.nbytes) > CACHE_BYTES:
             return
         with self._lock:
-            if (replaced_prediction := self._recent.pop((picture, version), None)) is not None:
+            if (replaced_prediction := self._recent.pop((picture_hash, version), None)) is not None:
                 self._recent_bytes -= replaced_prediction.map.nbytes
-            self._recent[picture, version] = prediction
+            self._recent[picture_hash, version] = prediction
             self._recent_bytes += size
             while self._recent_bytes > CACHE_BYTES:
                 _, oldest_prediction = self._recent.popitem(last=False)
@@ -138,11 +141,11 @@ class InspectionRenderer:
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
             heat_map, marked, _ = prediction.over(self._reduced_picture(row, side))
-            # the colour follows the record, for the rules may have changed since
+            # the record decides on the colour, because the rules may have changed since
             return encode_webp(drawing.contour(heat_map, marked, drawing.outline_colour(row.tolerated)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
-        """Return the map as 16-bit PNG at the network's size, and the values that are black and white."""
+        """Return the map as 16-bit PNG at the network's size, and the values shown as black and as white."""
         row = self._row(product_id, number)
         values = self._prediction(product_id, row).map.astype(np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -186,7 +189,8 @@ class InspectionRenderer:
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
         """Compute a prediction again, as soon as no picture of the line waits.
 
-        Even the decoding of a large picture waits until then, as the line may need the memory before.
+        A large picture is decoded only then, too, because the line may need the memory before. A small one is
+        decoded before.
         """
         data = self.files.read(PICTURES, row.hash, row.suffix)
         memory = self.inspector.memory
@@ -245,7 +249,7 @@ def load_displayed(data: bytes, name: str) -> Image.Image:
     try:
         picture = decoding.load_picture(data, name)
     except InputError:
-        with suppress(InputError):
+        with suppress(InputError):  # raised, too, for a damaged picture
             return Image.fromarray(displayed(data))
         raise
     if isinstance(picture, Image.Image):

@@ -162,8 +162,9 @@ class View:
     def model_input(self, model: Model) -> PictureSource:
         """Return the picture decoded for this model, if it is prepared; else its data, to be decoded."""
         source: object = self.source
-        if self.prepared is not None and self.prepared[0] is model:
-            source = self.prepared[1]
+        prepared_model, prepared_picture = self.prepared or (None, None)
+        if prepared_model is model:
+            source = prepared_picture
         elif model.kind == "view":
             source = PictureOf(cast(PictureSource, source), str(self.picture.view))
         return cast(PictureSource, source)
@@ -335,8 +336,8 @@ class Ticket:
         The part fails. If it is being recorded, the recorder ends it later.
 
         Returns:
-            Whether the waiters got the error; False where the part has ended, or is about to: then they get
-            that outcome.
+            Whether the waiters got the error. False where the part has ended or is about to end: the waiters
+            get its outcome instead.
         """
         if self.fail(error):
             return True
@@ -352,7 +353,7 @@ class Ticket:
         return True
 
     def finish(self, recorded: RecordedInspection) -> None:
-        """End the part with its record, which stands. Only the recorder calls this."""
+        """End the part, whose record is stored, and answer its waiters. Only the recorder calls this."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.DONE)
@@ -361,7 +362,12 @@ class Ticket:
         self._tell(waiters, recorded)
 
     def fail_recording(self, error: BaseException, *, may_have_record: bool = False) -> None:
-        """End a part that was not recorded, or perhaps was not. Only the recorder calls this."""
+        """End a part whose recording failed. Only the recorder calls this.
+
+        Args:
+            error: Error that the waiters get.
+            may_have_record: Whether the part may be recorded nevertheless.
+        """
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.FAILED)
@@ -404,7 +410,7 @@ class Ticket:
             return waiter
 
     def leave(self, waiter: Waiter, why: str) -> bool:
-        """Let a waiter leave (`Waiter.leave`)."""
+        """Let a waiter leave; return False where the part has ended, or is about to (`Waiter.leave`)."""
         with self._changed:
             if self._is_decided or self.has_ended:
                 return False

@@ -51,18 +51,18 @@ class _File:
     is_settled: bool = False
 
 
-class _Tolerator(NamedTuple):
+class _CachedFunction(NamedTuple):
     """Function that applies rules to the predictions of a model.
 
     Attributes:
         model: Model whose predictions it changes.
         rules: Rules that it applies.
-        tolerate: The function; a text: why there is none.
+        function: The function; a text: why there is none.
     """
 
     model: Predictor
     rules: tolerating.Tolerances
-    tolerate: tolerating.Tolerate | str
+    function: tolerating.Tolerate | str
 
 
 class ProductTolerances(BackgroundThread):
@@ -85,7 +85,7 @@ class ProductTolerances(BackgroundThread):
         self.versions = versions
         self.report = report
         self._files: dict[int, _File] = {}  # by product
-        self._tolerators: dict[tuple[int, str], _Tolerator] = {}  # by product and view
+        self._functions: dict[tuple[int, str], _CachedFunction] = {}  # by product and view
 
     def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
         """Read the rules of a product, and put them in force."""
@@ -118,13 +118,14 @@ class ProductTolerances(BackgroundThread):
             the prediction as it was, and None.
         """
         file = self._files.get(product.product_id)
-        if file is None or (rules := file.rules) is None:
+        rules = None if file is None else file.rules
+        if rules is None:
             return prediction, None
         name = str(view) if product.model.kind == "view" else ""
-        tolerate = self._tolerator((product.product_id, name), product.model.products[name], rules)
-        if isinstance(tolerate, str):  # why the rules cannot be applied
+        function_or_reason = self._tolerator((product.product_id, name), product.model.products[name], rules)
+        if isinstance(function_or_reason, str):  # why the rules cannot be applied
             return prediction, None
-        return tolerate(prediction), rules.to_dict()
+        return function_or_reason(prediction), rules.to_dict()
 
     def check(self) -> None:
         """Look at all files, and report why rules are not in force."""
@@ -133,22 +134,22 @@ class ProductTolerances(BackgroundThread):
                 self._read(product_id, file)
             problem = file.problem
             if file.rules is not None:
-                with suppress(NoModelError):
+                with suppress(NoModelError):  # a product without a model is a problem of its own
                     problem = self._reason_against(product_id, file.rules)
             text = f"{problem}; nothing is tolerated" if problem else ""
             self.report(f"tolerances_{product_id}", text)
 
     def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
-        """Return why rules cannot be applied to a product's model, or to a view's model; "": they can.
+        """Return why rules cannot be applied to the models of a product and its views; "": they can.
 
         Raises:
             NoModelError: No model of the product is open.
         """
         _, judging_model = self.versions.active(product_id)
-        for name, model in judging_model.products.items():
-            tolerate = self._tolerator((product_id, name), model, rules)
-            if isinstance(tolerate, str):
-                return tolerate
+        for view, model in judging_model.products.items():
+            function_or_reason = self._tolerator((product_id, view), model, rules)
+            if isinstance(function_or_reason, str):
+                return function_or_reason
         return ""
 
     def _tolerator(
@@ -161,21 +162,21 @@ class ProductTolerances(BackgroundThread):
             model: Model of the product or view.
             rules: Rules in force.
         """
-        tolerator = self._tolerators.get(key)
+        cached = self._functions.get(key)
         # none yet, or it was made for another model or other rules
-        if tolerator is None or tolerator.model is not model or tolerator.rules is not rules:
+        if cached is None or cached.model is not model or cached.rules is not rules:
             try:
                 if model.mm_per_pixel is None:
                     raise InputError("the model knows no sizes: fit it with --scale-mm")
-                tolerate: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
+                function: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
             except InputError as error:
-                tolerate = str(error)
-            tolerator = _Tolerator(model, rules, tolerate)
-            self._tolerators[key] = tolerator
-        return tolerator.tolerate
+                function = str(error)
+            cached = _CachedFunction(model, rules, function)
+            self._functions[key] = cached
+        return cached.function
 
     def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
-        """Read a product's file if it has changed, and put its rules in force once two looks found the same.
+        """Read a product's file if it has changed, and put its rules in force after two identical looks.
 
         Args:
             product_id: Number of the product.
@@ -194,12 +195,12 @@ class ProductTolerances(BackgroundThread):
             rules = None
             problem = str(error)
             event_text = f"none: {problem}"
-        # the same at two looks: the file is not being written any more
-        is_same = file.stamp == stamp and file.last == event_text
+        # two identical looks show that the file is not being written any more
+        is_unchanged = file.stamp == stamp and file.last == event_text
         file.stamp = stamp
         file.last = event_text
         file.is_settled = False
-        if not is_same and not is_first:
+        if not is_unchanged and not is_first:
             return
         if event_text != file.recorded:
             self._note(product_id, event_text)

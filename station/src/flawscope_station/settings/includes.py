@@ -22,7 +22,7 @@ def read_file(path: str | Path) -> dict[str, object]:
     Raises:
         InputError: A file cannot be read, a file includes itself, or a variable is not set.
     """
-    settings = _read_with_included(Path(path), including=())
+    settings = _read_with_included(Path(path), included_by=())
     return {name: _fill_in_variables(value) for name, value in settings.items()}
 
 
@@ -41,36 +41,40 @@ def settings_files(path: str | Path) -> list[Path]:
 
 
 def _included_names(settings: Mapping[str, object]) -> list[str]:
-    """Return the paths in the setting `include`, as they are written. InputError: it has no paths."""
-    names = settings.get(INCLUDE) or []
-    if isinstance(names, str):
-        return [names]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    """Return the paths in the setting `include`, as they are written.
+
+    Raises:
+        InputError: The setting has something else than paths.
+    """
+    paths = settings.get(INCLUDE) or []
+    if isinstance(paths, str):
+        return [paths]
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise InputError(f"{INCLUDE}: write a file, or a list of files")
-    return names
+    return paths
 
 
-def _read_with_included(path: Path, including: Sequence[Path]) -> dict[str, object]:
+def _read_with_included(path: Path, included_by: Sequence[Path]) -> dict[str, object]:
     """Return the settings of a file, merged with those of the files that it includes.
 
     Args:
         path: File to read.
-        including: Resolved paths of the files by which this one is included: each file includes the next, and
-            the last one includes this file. Empty: no file includes this one.
+        included_by: Resolved paths of the files that lead to this one: each includes the next, and the last
+            one includes this file. Empty: no file includes this one.
 
     Raises:
         InputError: A file cannot be read, or includes itself.
     """
     settings = read_config(path)
     resolved_path = path.resolve()
-    names = _included_names(settings)
+    included_names = _included_names(settings)
     settings.pop(INCLUDE, None)
-    if resolved_path in including:
+    if resolved_path in included_by:
         raise InputError(f"{INCLUDE}: {path} includes itself")
     merged: dict[str, object] = {}
-    for name in names:
+    for name in included_names:
         included_path = path.parent / Path(name).expanduser()
-        merged = _merge(merged, _read_with_included(included_path, (*including, resolved_path)))
+        merged = _merge(merged, _read_with_included(included_path, (*included_by, resolved_path)))
     return _merge(merged, settings)
 
 

@@ -38,7 +38,11 @@ class OpenIdSettings(Section):
     ca_file: FilePath | None = None
 
     def __post_init__(self) -> None:
-        """Check that the packages for OpenID are installed, and the values. InputError."""
+        """Check the settings, and whether the packages for OpenID are installed.
+
+        Raises:
+            InputError: A setting is wrong, or a package is missing.
+        """
         require_installed(
             "setting openid", "authlib", "itsdangerous", extras="openid", package="flawscope-station"
         )

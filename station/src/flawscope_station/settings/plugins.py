@@ -177,7 +177,16 @@ def _check_list(value: object) -> Sequence[object]:
 
 
 def _read_plugin(group: str, entry: object, home: Path) -> ConfiguredPlugin:
-    """Read an entry of a list of plugins: a mapping of a plugin's name to its settings. InputError."""
+    """Read an entry of a list of plugins.
+
+    Args:
+        group: Group of the plugins.
+        entry: Mapping with a single item: the plugin's name, and its settings.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: The entry has another form, or its settings are wrong.
+    """
     if isinstance(entry, ConfiguredPlugin):
         return entry
     if not isinstance(entry, Mapping) or len(entry) != 1:

@@ -19,7 +19,10 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def find_proxy(address: str) -> str | None:
-    """Return the URL of the proxy for an address; None: the address is reached directly."""
+    """Return the URL of the proxy for an address; None: the address is reached directly.
+
+    An address whose proxy has no usable URL is reached directly, too.
+    """
     target = urlsplit(address)
     proxies = getproxies()  # addresses of proxies by scheme; the key `no` has the value of `no_proxy`
     if _is_direct(target, proxies.get("no", "")):
@@ -61,7 +64,8 @@ def _matches(entry: str, target: SplitResult, host: str) -> bool:
     """
     if entry == "<local>":
         return "." not in host and ":" not in host
-    if "*" in entry[1:] or entry == "*":  # a * at the beginning, as in `*.domain`, is removed below
+    is_pattern = entry == "*" or "*" in entry[1:]
+    if is_pattern:  # `*.domain` is none: its * is removed below
         return fnmatchcase(host, entry.lower())
     host_and_port = entry.partition("://")[2] or entry
     try:  # before a port is searched for: ::1 has colons and no port
@@ -70,8 +74,9 @@ def _matches(entry: str, target: SplitResult, host: str) -> bool:
         pass
     else:
         return _is_in_network(host, network)
-    has_port = re.search(r":\d+$", host_and_port)
-    name, _, port = host_and_port.rpartition(":") if has_port else (host_and_port, "", "")
+    name, port = host_and_port, ""
+    if re.search(r":\d+$", host_and_port):
+        name, _, port = host_and_port.rpartition(":")
     domain = name.strip("[]").lower().removeprefix("*").strip(".")
     if port and int(port) != (target.port or _DEFAULT_PORTS.get(target.scheme)):
         return False

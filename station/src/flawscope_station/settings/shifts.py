@@ -79,7 +79,7 @@ class ShiftSettings(Section):
 
     @property
     def tz(self) -> tzinfo | None:
-        """Time zone of the begins; None: this machine's.
+        """Time zone of the times of day in `begin`; None: this machine's.
 
         Raises:
             InputError: No zone has the name `zone`, or this machine knows no zones.
@@ -103,7 +103,7 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
     """Return the times of day of the setting `challenge`.
 
     Args:
-        names: Times such as "06:00", or names of shifts, which stand for their begin.
+        names: Times such as "06:00", or names of shifts, each for the time at which the shift begins.
         shifts: Settings of the shifts; None: there are no shifts.
 
     Raises:
@@ -120,7 +120,7 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
 def moments(
     times: Iterable[time], zone: tzinfo | None, microseconds: int, days: range
 ) -> Iterator[tuple[int, time]]:
-    """Yield for each day and each time of day the moment on that day, and the time of day.
+    """Yield each time of day on each day: its moment, and the time of day itself.
 
     Moments are in microseconds since 1970. Each time of day has exactly one moment on a day, even if a change
     of the clocks skips or repeats this time.
@@ -128,7 +128,7 @@ def moments(
     Args:
         times: Times of day.
         zone: Time zone of the times; None: this machine's.
-        microseconds: A moment in microseconds since 1970; day 0 is its day.
+        microseconds: Any moment of day 0, in microseconds since 1970.
         days: Numbers of the days: 0 is day 0, -1 the day before it.
     """
     day_0 = datetime.fromtimestamp(microseconds / 1e6, UTC).astimezone(zone).date()

@@ -104,6 +104,8 @@ def flatten_settings(value: object, path: str = "") -> Iterator[tuple[str, objec
         is_plugin_field = key in ("plugin", "values") and isinstance(item, Mapping)
         if is_plugin_field:
             item_path = path
+        elif path:
+            item_path = f"{path}.{key}"
         else:
-            item_path = f"{path}.{key}" if path else key
+            item_path = key
         yield from flatten_settings(item, item_path)

@@ -103,14 +103,18 @@ def read_broker(value: object, home: Path) -> SinkSettings | None:
 
 
 def _read_sink(entry: object, home: Path) -> SinkSettings:
-    """Read an entry of the list `sinks`. InputError."""
+    """Read an entry of the list `sinks`.
+
+    Raises:
+        InputError: The entry is no mapping, or has not exactly one key that names a kind of sink.
+    """
     if not isinstance(entry, Mapping):
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     kinds = [name for name in plugin_names(SINK_GROUP) if name != BROKER]
     entry_kinds = [key for key in entry if key in kinds]
-    unknown_keys = [str(key) for key in entry if key not in field_names(SinkSettings)]
-    if not entry_kinds and unknown_keys:
-        wrong_kind = unknown_keys[0]
+    uncommon_keys = [str(key) for key in entry if key not in field_names(SinkSettings)]
+    if not entry_kinds and uncommon_keys:  # a key that not all sinks have should name the kind
+        wrong_kind = uncommon_keys[0]
         raise InputError(f"no sink called {redact_value(wrong_kind)}: {suggest_name(wrong_kind, kinds)}")
     if len(entry_kinds) != 1:
         raise InputError(f"write either `{'` or `'.join(kinds)}` for each")
@@ -130,11 +134,11 @@ def _read_sink_of_kind(kind: str, entry: Mapping[object, object], home: Path) ->
     """
     plugin = load_plugin(SINK_GROUP, kind)
     common_names = [name for name in field_names(SinkSettings) if name != "plugin"]
-    beside_kind = {key: value for key, value in entry.items() if key not in common_names and key != kind}
-    check_names(beside_kind, [*common_names, *field_names(plugin.settings)])
+    settings_beside = {key: value for key, value in entry.items() if key not in common_names and key != kind}
+    check_names(settings_beside, [*common_names, *field_names(plugin.settings)])
     kind_value = entry.get(kind, {})
-    below_kind = kind_value if isinstance(kind_value, Mapping) else {plugin.first_setting: kind_value}
-    settings: dict[str, object] = {"plugin": plugin.read({**below_kind, **beside_kind}, home)}
+    settings_below = kind_value if isinstance(kind_value, Mapping) else {plugin.first_setting: kind_value}
+    settings: dict[str, object] = {"plugin": plugin.read({**settings_below, **settings_beside}, home)}
     for name in common_names:
         if name in entry:
             settings[name] = entry[name]

@@ -84,18 +84,18 @@ def _check_stream(address: str) -> None:
     """Raise InputError unless this is the address of a stream."""
     try:
         parts = urlsplit(address)
-        # `port` is None where the address has no port, and raises ValueError where it is no number
-        is_valid = bool(parts.hostname) and (parts.port or 1) > 0
+        _ = parts.port  # raises ValueError where it is no number
+        is_valid = bool(parts.hostname)
     except ValueError:
         is_valid = False
-    if is_valid and parts.scheme not in ALLOWED_PROTOCOLS:
-        allowed_schemes = ", ".join(ALLOWED_PROTOCOLS)
-        raise InputError(f"{parts.scheme}:// is not understood: write one of {allowed_schemes}")
     if not is_valid:
         raise InputError(
             "it is no address: write for example rtsp://192.0.2.20/stream, and a password with signs such as "
             "# or @ into a file that `password_file` names"
         )
+    if parts.scheme not in ALLOWED_PROTOCOLS:
+        allowed_schemes = ", ".join(ALLOWED_PROTOCOLS)
+        raise InputError(f"{parts.scheme}:// is not understood: write one of {allowed_schemes}")
 
 
 def quote_password(address: str) -> str:
@@ -108,11 +108,11 @@ def quote_password(address: str) -> str:
     if match is None:
         return address
     user_part, password, host_part = match.groups()
-    # a URL parser takes / ? or # for the end of user, password and host
-    parsed_part = re.split(r"[/?#]", password + "@", maxsplit=1)[0]
-    is_whole_password = "@" in parsed_part
-    is_port = parsed_part.isdecimal()  # rtsp://host:554/path@2: there is no password
-    if "#" not in password and (is_whole_password or is_port):
+    # a URL parser takes / ? or # for the end of user, password and host: what it reads after the colon
+    part_read = re.split(r"[/?#]", password + "@", maxsplit=1)[0]
+    is_read_to_end = "@" in part_read
+    is_port = part_read.isdecimal()  # rtsp://host:554/path@2: there is no password
+    if "#" not in password and (is_read_to_end or is_port):
         return address
     return f"{user_part}{quote(password, safe='%')}@{host_part}"
 
@@ -177,7 +177,11 @@ def _check_destination(then: str, info: ValidationInfo) -> str:
 
 
 def _check_pattern(text: str) -> str:
-    """Return the pattern unchanged. InputError: it is no regular expression, or has other groups."""
+    """Return the pattern unchanged.
+
+    Raises:
+        InputError: It is no regular expression, or has no group or others than part, batch and view.
+    """
     try:
         groups = re.compile(text).groupindex
     except re.error as error:
@@ -196,7 +200,11 @@ def _check_every(text: str) -> str:
 
 
 def _read_options(value: object) -> object:
-    """Return FFmpeg's options of a camera as sorted pairs of name and value. InputError."""
+    """Return the options that FFmpeg gets for a camera, as sorted pairs of name and value.
+
+    Raises:
+        InputError: The value is no mapping, or has an option that the station sets itself.
+    """
     if isinstance(value, tuple):
         return value
     options = value or {}
@@ -303,7 +311,7 @@ def read_source(value: object, home: Path) -> SourceSettings:
         if len(value) > 1:
             raise InputError(f"{kind}: write its settings below it, and nothing beside it")
         return load_plugin(SOURCE_GROUP, kind).read(value[kind], home)
-    address = quote_password(str(value[kind] or ""))
+    address = quote_password(str(value[kind] or ""))  # the folder's path, or the camera's address
     redacted_address = redact_camera_address(address) if kind == "camera" else address
     try:
         if kind == "folder":

@@ -73,7 +73,7 @@ def _check_namesakes(
     products: dict[str, ProductSettings], info: ValidationInfo
 ) -> dict[str, ProductSettings]:
     """Return the products unchanged. InputError: two names in a settings file differ only in case."""
-    if info.context is None:  # not from a file: a station may keep such products that it has already
+    if info.context is None:  # not from a file: a station may have such products from before
         return products
     for name in products:
         if namesake := find_namesake(name, products):
@@ -82,7 +82,11 @@ def _check_namesakes(
 
 
 def _read_sources(value: object, info: ValidationInfo) -> tuple[SourceSettings, ...]:
-    """Read the setting `sources` of a product. InputError."""
+    """Read the setting `sources` of a product.
+
+    Raises:
+        InputError: The value is no list, or a source in it is wrong.
+    """
     entries = value or []
     if not isinstance(entries, list | tuple):
         raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
@@ -232,7 +236,11 @@ class RetentionSettings(Section):
 
 
 def _check_public_address(address: str) -> str:
-    """Return an address of the station unchanged. InputError: it has a path; pages lie at the top only."""
+    """Return an address of the station unchanged.
+
+    Raises:
+        InputError: The address has a path: a station's pages cannot lie below one.
+    """
     path = address.rpartition("://")[2].partition("/")[2]
     if path.strip("/ "):
         raise InputError(
@@ -341,12 +349,12 @@ class Settings(Section):
                     "setting password_file is PostgreSQL's: name its `database`, or leave it out"
                 )
             return f"sqlite:///{Path(self.store).resolve() / DATABASE_FILE}"
-        scheme, separator, rest = self.database.partition("://")
+        scheme, separator, after_scheme = self.database.partition("://")
         if not separator or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise InputError(
                 f"setting database: {redact_address(self.database)!r} is not postgresql://user@host/name"
             )
-        url = f"postgresql+psycopg://{rest}"
+        url = f"postgresql+psycopg://{after_scheme}"
         if self.password_file is None:
             return url
         password = secret(self.password_file, "setting password_file")
@@ -355,7 +363,7 @@ class Settings(Section):
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a settings file; paths in it, and in files that it includes, are relative to the file.
+    """Read a settings file; all paths, also those in included files, are relative to this file's folder.
 
     Raises:
         InputError: The file cannot be read, or has unknown settings or values of the wrong kind.

@@ -121,12 +121,13 @@ def worded_errors() -> Iterator[None]:
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
         path = first["loc"]
-        text = _word_error(first)
         if first["type"] == "missing":
             path = path[:-1]  # the text has the name of the missing setting
             missing_errors = [entry for entry in (first, *others) if entry["type"] == "missing"]
             missing_names = [str(entry["loc"][-1]) for entry in missing_errors]
             text = f"setting {' and '.join(missing_names)} is missing: write `{missing_names[0]}: ...`"
+        else:
+            text = _word_error(first)
         prefix = _join_names(path)
         has_prefix = bool(prefix) and text.startswith(prefix)  # a plugin's error has the prefix already
         raise InputError(text if has_prefix else f"{prefix}{text}") from None
@@ -158,7 +159,7 @@ def _join_names(path: tuple[int | str, ...]) -> str:
     The path ("products", "plate", "limits") becomes `product plate: limits: `.
     """
     names = [str(part) for part in path if not isinstance(part, int)]
-    # a wrong key is followed by pydantic's mark; the error's own text names the key
+    # pydantic marks a wrong key by "[key]" behind it; both are left out, for the error's text names the key
     if names[-1:] == ["[key]"]:
         names = names[:-2]
     if names == ["products"]:
@@ -215,8 +216,10 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
         seconds = 0.0
     else:
         number, unit = match.groups()
-        # "ms" and "min" begin with the same letter
-        unit_seconds = 0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600}[unit[0]]
+        if unit == "ms":
+            unit_seconds = 0.001
+        else:  # seconds, minutes or hours: the first letter says which
+            unit_seconds = {"s": 1, "m": 60, "h": 3600}[unit[0]]
         seconds = float(number) * unit_seconds
     if not 0 < seconds <= MAX_TIME:
         prefix = f"{what}: " if what else ""
@@ -346,13 +349,13 @@ def redact_address(address: str) -> str:
     """Return scheme, host and port of an address; `…` stands for the rest, which may be secret.
 
     Not only user and password may be secret, but also the path (as in webhooks of Slack and Teams), the query
-    and the fragment. If the path has an @, it may belong to a password, and the host is hidden, too.
+    and the fragment. With an @ in the path, the supposed host may belong to a password: it is hidden, too.
     """
     scheme, separator, rest = address.partition("://")
     if not separator or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
         return "…"
-    authority, *tail_parts = re.split(r"[/?#\\]", rest, maxsplit=1)
-    tail = "".join(tail_parts)
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    tail = rest[len(authority) + 1 :]  # without the character that splits
     host = authority.rpartition("@")[2]
     if not _HOST.fullmatch(host) or "@" in tail:
         return f"{scheme}://…"

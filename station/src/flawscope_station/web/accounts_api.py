@@ -95,7 +95,7 @@ def add_user(new: NewUser, access: AccessDep, person: Admin) -> Answer:
     If the station has no users yet, the first one must be an administrator: from then on everybody must sign
     in. Any other role is refused with 409.
     """
-    if person == LOCAL_PERSON and new.role != ADMIN:
+    if person == LOCAL_PERSON and new.role != ADMIN:  # there are no users yet
         text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"
         raise RefusedError(409, text, "no_admin")
     access.users.add(new.name, new.password, new.role, who=person.name)
@@ -128,11 +128,12 @@ def add_token(new: NewToken, access: AccessDep, person: Admin) -> Answer:
 
     A station without users refuses this with 409: add a user first.
     """
-    if person == LOCAL_PERSON:
-        text = "a token ends the open access, and nobody could sign in at the pages: first add a user, with "
-        raise RefusedError(
-            409, f"{text}POST /users or `flawscope station user add NAME --role admin`", "no_users"
+    if person == LOCAL_PERSON:  # there are no users
+        text = (
+            "a token ends the open access, and nobody could sign in at the pages: first add a user, with "
+            "POST /users or `flawscope station user add NAME --role admin`"
         )
+        raise RefusedError(409, text, "no_users")
     lifetime_seconds = None if new.expires is None else parse_age(new.expires, "expires: ")
     token = access.tokens.add(new.name, new.role, expires=lifetime_seconds, who=person.name)
     return {"name": new.name, "token": token}

@@ -275,7 +275,7 @@ def confirm_clock(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the computer's clock after a jump: from now on old pictures are removed again."""
+    """Confirm the computer's clock after a jump, which stopped the removal of old pictures; it goes on."""
     housekeeping.confirm_clock(person.name)
     return status(health, overview)
 
@@ -329,7 +329,8 @@ def _filter_parameters() -> Iterator[inspect.Parameter]:
     """
     for filter_ in FILTERS:
         # a filter with a fixed list of words allows only these, or no text
-        annotation = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
+        choices = ("", *filter_.words)
+        annotation = Literal.__getitem__(choices) if filter_.words else str
         query = Query("", alias=filter_.parameter or filter_.name, description=filter_.says or None)
         kind = inspect.Parameter.KEYWORD_ONLY
         yield inspect.Parameter(f"{PREFIX}{filter_.name}", kind, default=query, annotation=annotation)
@@ -375,6 +376,7 @@ def picture(
     """Return the picture file as it was sent."""
     data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), view_name)
     stem = PurePosixPath(sent_name).stem or str(number)
+    # a browser that opens the file by itself runs nothing in it
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 

@@ -231,10 +231,10 @@ class StationServer(HttpServer):
         protocol_class: Any = self.config.http_protocol_class
 
         def make_connection(app_state: dict[str, object], **arguments: object) -> ClientConnection:
+            # the protocol gives each request both states: the application's, and that of its connection
             def make_protocol(connection_state: dict[str, object]) -> asyncio.Protocol:
-                protocol: asyncio.Protocol = protocol_class(
-                    app_state=app_state | connection_state, **arguments
-                )
+                all_state = app_state | connection_state
+                protocol: asyncio.Protocol = protocol_class(app_state=all_state, **arguments)
                 return protocol
 
             return ClientConnection(make_protocol, self.connections, max_count, self._stall_seconds)
@@ -248,8 +248,8 @@ class StationServer(HttpServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
-        # asyncio has only one number for the batch of accepted connections and the backlog. Calling `listen`
-        # again changes the backlog alone.
+        # asyncio takes one number for two things: how many connections it accepts at a time, and the backlog.
+        # A second call of `listen` changes only the backlog.
         for listener in self.servers[0].sockets:
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
                 duplicate.listen(LISTEN_BACKLOG)
@@ -293,7 +293,7 @@ def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
         return
     say(f"{disk_full_text(settings)}; the station starts when there is room")
     DiskFullServer(settings).run()
-    if not has_disk_space(settings):
+    if not has_disk_space(settings):  # the server ended for another reason: a person or a manager ended it
         raise KeyboardInterrupt
     say("there is room: the station starts")
 
@@ -345,7 +345,7 @@ class DiskFullServer(HttpServer):
         """Return the answer that the disk is full: JSON for programs, or a page that reloads itself."""
         path = request.url.path
         text = "the disk is full; free some space"
-        if path == "/healthz":
+        if path == "/healthz":  # the process lives: a restart would not help
             return PlainTextResponse("ok\n")
         if path == "/readyz":
             problem = {"code": DISK_FULL, "kind": DISK_FULL, "text": text}

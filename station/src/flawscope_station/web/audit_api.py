@@ -84,12 +84,12 @@ def audit_page(
     try:
         if before and not before.isdecimal():
             raise InputError("before: it is the number of a record")
-        before_number = int(before[:MAX_DIGITS]) if before else None
+        before_number = int(before[:MAX_DIGITS]) if before else None  # more digits are no record's number
         log = audit_log(database, settings, **query, before=before_number, limit=PER_PAGE)
-    except InputError as invalid:
-        error = str(invalid)
+    except InputError as filter_error:
+        error = str(filter_error)
     older_query: dict[str, object] = {**query, "before": log["next"]}
-    older = f"?{urlencode(older_query)}" if log["next"] else None
+    older_url = f"?{urlencode(older_query)}" if log["next"] else None
     kinds = [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS]
     status = 422 if error else 200
-    return page.render("audit", status, error=error, entries=log["entries"], older=older, kinds=kinds)
+    return page.render("audit", status, error=error, entries=log["entries"], older=older_url, kinds=kinds)

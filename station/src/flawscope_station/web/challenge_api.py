@@ -198,15 +198,15 @@ def challenge_page(
     selected = int(inspection) if is_number else 0
     choices = _offered_inspections(records, page.product_id, selected)
     state = challenge.facts(page.product_id)
-    entry = context.addresses.configured_name(product)  # name under which the settings have the product
+    entry = context.addresses.configured_name(product)  # name of the product's entry in the settings
     sources = context.sources[entry]
-    missing = [part for part in state["parts"] if part["name"] in state["missing"]]
+    missing_parts = [part for part in state["parts"] if part["name"] in state["missing"]]
     example = _settings_example(context.addresses.settings_of(entry), product, entry)
     return page.render(
         "challenge",
         sections=("challenge",),
         state=state,
-        next=missing[0] if missing else None,
+        next=missing_parts[0] if missing_parts else None,
         charts={part["id"]: score_chart(part["results"]) for part in state["parts"]},
         choices=[choice for choice in choices if choice["picture"]],
         chosen=selected,
@@ -224,14 +224,15 @@ def _settings_example(settings: ProductSettings, product: str, entry: str) -> di
     Args:
         settings: Settings of the product.
         product: Name of the product.
-        entry: Name under which the settings have the product; for a product of a joint model, it is another
-            name than `product`.
+        entry: Name of the product's entry in the settings; for a product of a joint model, the entry has
+            another name than the product.
     """
-    # with `model: null`, the station goes on with the active version
-    facts: dict[str, object] = {"model": None if entry == product else settings.model}
+    # a product with an entry of its own: with `model: null`, the station goes on with the active version
+    entry_settings: dict[str, object] = {"model": None if entry == product else settings.model}
     if settings.folder:
-        facts["folder"] = settings.folder
-    return {"products": {entry: {**facts, "challenge": ["06:00"]}}}
+        entry_settings["folder"] = settings.folder
+    entry_settings["challenge"] = ["06:00"]
+    return {"products": {entry: entry_settings}}
 
 
 def _offered_inspections(records: Records, product_id: int, selected: int) -> list[InspectionFacts]:

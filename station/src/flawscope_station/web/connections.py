@@ -109,7 +109,8 @@ class ClientConnection(asyncio.Protocol):
         """Note a request whose head has come."""
         self._requests += 1
         self._scope = scope
-        header_names = {name for name, value in scope["headers"] if value != b"0"}  # a length of 0 is no body
+        # without a header of value 0, because a request with `Content-Length: 0` has no body
+        header_names = {name for name, value in scope["headers"] if value != b"0"}
         self._has_body = bool(header_names & {b"content-length", b"transfer-encoding"})
         self._has_more_body = self._has_body
         self._waiting_since = self._loop.time()
@@ -140,13 +141,14 @@ class ClientConnection(asyncio.Protocol):
         return is_client_late or (self._has_more_body and not self._is_signed_in)
 
     def _close_longest_waiting(self) -> None:
-        """Close the connection that has waited for longest, and some of clients who are not signed in.
+        """Close the connection that has waited for longest, and further ones of clients not signed in.
 
-        Up to an eighth of the allowed connections are closed at once. Under a flood of new connections, a
-        search for each of them would be too slow.
+        Up to an eighth of the allowed connections are closed at once, because under a flood of new
+        connections a search for each of them would be too slow.
         """
         closable = [connection for connection in self._connections if connection._is_closable]
-        # first strangers, then signed-in people, this new connection last; of each, the longest waiting first
+        # strangers come first, then signed-in people, and this new connection last; among strangers and among
+        # people, those that have waited for longest come first
         closable.sort(
             key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since)
         )
@@ -164,6 +166,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close_if_stalled(self) -> None:
         """Close the connection if it has kept the station waiting for too long."""
+        # the station is at work on an answer, and does not wait for the client to read one
         is_answering = self._requests and not self._is_write_paused
         waited_seconds = self._loop.time() - self._waiting_since
         if is_answering or waited_seconds < self._timeout:

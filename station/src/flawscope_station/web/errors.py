@@ -59,7 +59,7 @@ def error_headers(error: FlawscopeError) -> dict[str, str]:
 
 
 def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) -> None:
-    """Let an application answer errors with JSON below /api, else with a page.
+    """Let an application answer errors: with a page for a GET request outside /api, else with JSON.
 
     Args:
         app: Application.
@@ -68,11 +68,11 @@ def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) ->
     """
 
     async def handle(request: Request, error: Exception) -> Response:
-        own_error = error if isinstance(error, FlawscopeError) else None
-        shown_error = own_error or _to_refused_error(request, error)
+        flawscope_error = error if isinstance(error, FlawscopeError) else None
+        shown_error = flawscope_error or _to_refused_error(request, error)
         if request.method == "GET" and not request.url.path.startswith("/api/"):
             status, _ = status_and_code(shown_error)
-            return render_page(request, status, sender_text(shown_error), own_error)
+            return render_page(request, status, sender_text(shown_error), flawscope_error)
         response = error_response(shown_error)
         response.headers.update(getattr(error, "headers", None) or {})
         return response

@@ -71,15 +71,15 @@ def export(
 ) -> Response:
     """Export the inspections that a search finds, as a table.
 
-    The workbook for Excel has each place that looks different in a sheet of its own, and a sheet of totals.
+    The workbook for Excel has two further sheets: one of the places that look different, and one of totals.
     """
     pages = iterate_pages(records.store.database, product_id, filters)
     headers = attachment(f"{name}-inspections.{format}")
     turns = records.turns
     if format == "csv":
         blocks = in_turns(turns, _table_pages(pages), _csv_block)
-        # The first block is made before the answer begins, because after that BusyError could not be
-        # answered. The block begins with the byte order mark, by which Excel recognises UTF-8.
+        # The first block is made here, because a BusyError could not be answered after the answer has begun.
+        # The block begins with the byte order mark, by which Excel recognises UTF-8.
         first_block = "\ufeff" + next(blocks)
         return StreamingResponse(chain([first_block], blocks), media_type=CSV, headers=headers)
     address = f"{request.base_url}{quote(name)}/inspections"
@@ -140,7 +140,7 @@ def write_workbook(
     Args:
         pages: Pages of inspections.
         turns: Turns in which the pages are read.
-        address: URL below which the station shows each inspection; the pictures' names are links to it.
+        address: URL below which the station shows each inspection, for links from the pictures' names.
         zone: Time zone of the times; None: this machine's.
         totals: First rows of the sheet of totals, as name and value; the counts follow.
 

@@ -70,7 +70,7 @@ class JudgingRoute(APIRoute):
                 return await handle(request)
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
-                is_trial = request.query_params.get("purpose") == TRIAL  # no part of the line
+                is_trial = request.query_params.get("purpose") == TRIAL  # not from the production line
                 if not (is_stranger or is_trial):
                     _note_refusal(request, error)
                 if isinstance(error, FlawscopeError):
@@ -163,7 +163,8 @@ def _respond(
             return error_response(first_error)  # not raised: the traceback would hold the picture
         response.status_code = status_and_code(first_error)[0]
         return {"results": results}
-    response.status_code = 201 if sent.is_form or any(answer.is_new for answer in answers) else 200
+    is_created = sent.is_form or any(answer.is_new for answer in answers)
+    response.status_code = 201 if is_created else 200
     return {"results": results} if sent.is_form else results[0]["inspection"]
 
 
@@ -251,7 +252,7 @@ async def trigger(
     shooting = asyncio.ensure_future(shoot(context, name, find_camera, label, due, seconds, keyed_request))
     watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
     try:
-        recorded = await shooting
+        outcome = await shooting
     except asyncio.CancelledError:
         has_client_left = shooting.cancelled()  # by `_watch_client`
         if not has_client_left:  # the station ends
@@ -259,9 +260,9 @@ async def trigger(
         return Response(status_code=GONE)
     finally:
         watching.cancel()
-    if isinstance(recorded, int):  # number of the inspection that an earlier request with the key made
+    if isinstance(outcome, int):  # number of the inspection that an earlier request with the key made
         response.status_code = 200
-        return await describe_again(context, address.number, recorded, due)
-    inspection = await describe_recorded(context, address.number, recorded, due)
-    response.status_code = 201 if recorded.is_new else 200
+        return await describe_again(context, address.number, outcome, due)
+    inspection = await describe_recorded(context, address.number, outcome, due)
+    response.status_code = 201 if outcome.is_new else 200
     return inspection

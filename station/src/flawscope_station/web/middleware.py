@@ -125,9 +125,9 @@ def user_command(settings: Settings, store: str, verb: str = FIRST_USER) -> str:
     Args:
         settings: Settings of the station.
         store: Folder of the station, in the form that a person types.
-        verb: Words after `flawscope station user`.
+        verb: What to do: the words after `flawscope station user`.
     """
-    if settings.database is not None:
+    if settings.database is not None:  # the users are in the database that the settings name
         options = " --settings station.yaml"
     elif store == DEFAULT_FOLDER:
         options = ""
@@ -158,7 +158,7 @@ class Guard:
         self.failed = FailedRequests(say)
         self._public = {_host_and_port(url) for url in settings.public}
         listen_hosts = {_strip_brackets(settings.host)} - WILDCARD_HOSTS
-        public_hosts = {_parse_host(url) for url in self._public}
+        public_hosts = {_parse_host(host_and_port) for host_and_port in self._public}
         self._hosts = (LOOPBACK_HOSTS | listen_hosts | public_hosts) - {""}
         self._limiter = CapacityLimiter(_LOOKUP_THREADS)
 
@@ -192,7 +192,7 @@ class Guard:
             await answer(scope, receive, send_with_headers)
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
-        """Return a function like `send` that adds the headers for security, cache and the request's number.
+        """Return a function that adds headers for security and cache and the request's ID, and then sends.
 
         Headers that the application has set stay. A failed request is logged.
         """
@@ -200,8 +200,8 @@ class Guard:
         path = request.scope["path"]
         is_static = path.startswith("/static/")
         has_hash = bool(scope["query_string"])  # the hash of a static file's content is its query
-        sent_number = request.headers.get(REQUEST_ID, "")
-        number = sent_number if _REQUEST_ID.fullmatch(sent_number) else uuid.uuid4().hex[:16]
+        sent_id = request.headers.get(REQUEST_ID, "")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex[:16]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -217,15 +217,15 @@ class Guard:
                 else:
                     caching = "no-cache"
                 headers.setdefault("Cache-Control", caching)
-                headers[REQUEST_ID] = number
+                headers[REQUEST_ID] = request_id
                 if message["status"] >= 500 and path not in _HEALTH_PATHS:
-                    self.failed.note(scope["method"], path, message["status"], number)
+                    self.failed.note(scope["method"], path, message["status"], request_id)
             await send(message)
 
         return send_with_headers
 
     async def _check(self, request: HTTPConnection) -> Response | None:
-        """Check a request, and store its sender in its scope.
+        """Check a request, and note in its scope who sent it.
 
         Return a redirect to the page to sign in; None: the application may serve the request.
 
@@ -266,8 +266,10 @@ class Guard:
             self._check_local(request)
         if not is_safe and not has_token:
             self._check_origin(request)
-        if person is not None and (is_safe or not request.scope["path"].startswith("/api/")):
-            check_role(person, VIEWER)  # a lower role may only send pictures, and read the answers
+        # other requests to the API check the role themselves: to send pictures, no VIEWER is needed
+        is_for_viewers = is_safe or not request.scope["path"].startswith("/api/")
+        if person is not None and is_for_viewers:
+            check_role(person, VIEWER)
 
     async def _look_up(self, request: HTTPConnection) -> Person | None:
         """Return the sender of a request from the database; None: unknown.
@@ -294,15 +296,15 @@ class Guard:
     def _check_host(self, request: HTTPConnection) -> None:
         """Raise RefusedError for an unknown host name.
 
-        Without this check, another site could let its own name lead to this machine, and so read the pages
-        (DNS rebinding).
+        Without this check, another site could read the pages: its own name would only have to resolve to the
+        address of this machine (DNS rebinding).
         """
         host_headers = request.headers.getlist("host")
         if not host_headers and request.scope.get("http_version") == "1.0":  # no browser
             return
         host = _parse_host(host_headers[0]) if len(host_headers) == 1 else ""
         server_address, *_ = request.scope.get("server") or ("",)
-        # an IP address is allowed, as it is no name that another site could let lead here
+        # the server's IP address is allowed: it is not the name of another site
         if host not in self._hosts and not _is_server_address(host, server_address):
             name = ascii(host_headers[0][:80]) if host_headers else "''"
             text = f"this station is not called {name}: add it to the setting `public`"
@@ -316,8 +318,11 @@ class Guard:
         is_local = client is None or client.host == server_address or _is_loopback(client.host)
         if is_local and not has_proxy:
             return
-        text = "this station has no users and serves its own machine alone: add one there with "
-        raise RefusedError(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
+        text = (
+            "this station has no users and serves its own machine alone: add one there with "
+            "`flawscope station user add NAME --role admin`"
+        )
+        raise RefusedError(403, text, "no_users")
 
     def _check_origin(self, request: HTTPConnection) -> None:
         """Raise RefusedError for a request that another site made the browser send.
@@ -327,9 +332,10 @@ class Guard:
         """
         site = request.headers.get("sec-fetch-site")
         origin = request.headers.get("origin")
-        if site is None and origin is not None:
+        if site is None and origin is not None:  # a browser that does not trust the connection
             scheme = origin.partition("://")[0]
-            is_secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
+            # a request with TLS comes from a page with TLS; behind a proxy, the page alone may have TLS
+            is_secure = scheme == "https" or request.scope["scheme"] == "http"
             station_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
             is_same = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in station_origins
             site = "same-origin" if is_same else "cross-site"
@@ -374,14 +380,14 @@ class FailedRequests:
         self._reported_at = -math.inf
         self._unreported = 0
 
-    def note(self, method: str, path: str, status: int, number: str) -> None:
+    def note(self, method: str, path: str, status: int, request_id: str) -> None:
         """Log a failed request. If the last line is too recent, only count it for the next line.
 
         Args:
             method: HTTP method.
             path: Path of the request.
             status: HTTP status of the answer.
-            number: Number of the request.
+            request_id: ID of the request.
         """
         time_now = self._clock()
         if time_now - self._reported_at < FAILED_INTERVAL:
@@ -392,7 +398,7 @@ class FailedRequests:
         self._reported_at = time_now
         self._unreported = 0
         text = f"{method} {path!r:.200}: {status}"
-        self._say(Said(text, "warning", request=number, status=status, **count_facts))
+        self._say(Said(text, "warning", request=request_id, status=status, **count_facts))
 
 
 def _check_prefix(request: HTTPConnection) -> None:
@@ -455,7 +461,7 @@ def _host_and_port(text: str, scheme: str = "") -> str:
 
     Args:
         text: URL, or host and port without a scheme.
-        scheme: Scheme of a text without a scheme; "": unknown, so that the port stays.
+        scheme: Scheme to take where the text has none; "": unknown, so that the port stays.
     """
     url_scheme, separator, host_and_path = text.strip().rpartition("://")
     host_and_path = host_and_path.partition("/")[0].lower()
@@ -464,7 +470,10 @@ def _host_and_port(text: str, scheme: str = "") -> str:
 
 
 def _parse_host(address: str) -> str:
-    """Return the host of an address, without port and brackets; "" where the address is invalid."""
+    """Return the host of an address, without port and brackets; "" where the address is invalid.
+
+    The address of an IPv6 host may lack the brackets, if it has no port.
+    """
     if match := _HOST_PATTERN.fullmatch(address.strip().lower()):
         ipv6, name = match.groups()
         return ipv6 or name

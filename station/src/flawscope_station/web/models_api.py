@@ -253,8 +253,8 @@ def activate(
     """Activate a version, which judges from now on.
 
     If it cannot be opened, the version that was active stays active. A version that was learnt from
-    corrections and loses known defects is refused, unless `losing` names all of their inspections. A version
-    whose file does not have the hash in `hash` is refused, too.
+    corrections and loses known defects is refused, unless `losing` names the inspections of all these
+    defects. A version whose file does not have the hash in `hash` is refused, too.
     """
     activation = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
     version_id = valid_id_or_zero(number)
@@ -327,17 +327,18 @@ def learn(
 ) -> Candidate:
     """Make a candidate from verdicts, or return the candidate that is queued already.
 
-    The inspections in `good` first get the verdict good once more.
+    Before that, the inspections in `good` get a new verdict good.
     """
-    request = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
-    unsure = learning.facts(product_id)["unsure"] if request.good else []
-    not_unsure = sorted(set(request.good) - set(unsure))
-    if not_unsure:
-        raise InputError(f"inspection {not_unsure[0]} is not among `unsure`: name in `good` only what is")
-    for number in dict.fromkeys(request.good):
+    learn_options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
+    good_numbers = learn_options.good
+    unsure_numbers = learning.facts(product_id)["unsure"] if good_numbers else []
+    wrong_numbers = sorted(set(good_numbers) - set(unsure_numbers))
+    if wrong_numbers:
+        raise InputError(f"inspection {wrong_numbers[0]} is not among `unsure`: name in `good` only what is")
+    for number in dict.fromkeys(good_numbers):
         current_verdict_id = store.inspection(product_id, number)["verdict_id"] or 0  # 0: there is no verdict
         store.add_verdict(product_id, number, GOOD, person.name, replaces=current_verdict_id)
-    return learning.request_candidate(product_id, person.name, request.how)
+    return learning.request_candidate(product_id, person.name, learn_options.how)
 
 
 @router.get("/candidates/{number}", response_model=Candidate, summary="A candidate")
@@ -380,10 +381,12 @@ def models(
     state = learning.facts(product_id)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
     job_by_version = learning.candidates.by_version(product_id)
-    # versions that are left out of the list `others`: they are rejected, or shown as a candidate
-    hidden: set[int | None] = {number for number, row in job_by_version.items() if status_of(row) == REJECTED}
-    hidden |= {candidate.version for candidate in candidates if candidate.status == READY}
-    others = [version for version in all_versions if version is not active and version["id"] not in hidden]
+    rejected_numbers = {number for number, job in job_by_version.items() if status_of(job) == REJECTED}
+    candidate_numbers = {candidate.version for candidate in candidates if candidate.status == READY}
+    hidden_numbers: set[int | None] = rejected_numbers | candidate_numbers
+    others = [
+        version for version in all_versions if version is not active and version["id"] not in hidden_numbers
+    ]
     inspection_by_number = store.inspections_by_number(
         product_id, _shown_inspections(candidates, state["unsure"])
     )
@@ -465,12 +468,12 @@ def _rate_facts(
     """
     product_id = page.product_id
     by_file = product_id in versions.rates
-    is_joint = active is None or is_of_joint_model(active)
+    can_have_rate = active is not None and not is_of_joint_model(active)
     facts: RateFacts = {
         "rates": [],
         "day": None,
         "known_defects": 0,
-        "may_rate": has_role(page.person, "engineer") and not by_file and not is_joint,
+        "may_rate": has_role(page.person, "engineer") and not by_file and can_have_rate,
         "rate_by_file": by_file,
     }
     try:
@@ -516,7 +519,7 @@ def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> li
         else:
             # not `>`: NaN is anomalous, too
             known_count = sum(not defect.score <= row["threshold"] for defect in reviewed)
-        counts = row["found"].values()  # for each size: number of found defects, number of all
+        counts = row["found"].values()  # one pair for each size: number of found defects, and of all defects
         rows.append(
             {
                 **row,

@@ -115,9 +115,9 @@ class Page:
         self.assets = assets
         self.root = root
         self.overview = find_component(request, Overview)
-        cookie = request.cookies.get("language")
-        accepted = request.headers.get("accept-language", "")
-        self.texts: pages.Texts = assets.texts_for(cookie, accepted)
+        chosen_language = request.cookies.get("language")
+        accepted_languages = request.headers.get("accept-language", "")
+        self.texts: pages.Texts = assets.texts_for(chosen_language, accepted_languages)
         self.person: Person | None = request.scope[PERSON_KEY]
 
     @property
@@ -142,6 +142,7 @@ class Page:
         settings = find_component(self.request, Settings)
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
+        # a page with neither product nor sections has no script that shows texts
         texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
         script = {
             "texts": texts,
@@ -244,7 +245,8 @@ def error_page(request: Request, status: int, text: str, error: FlawscopeError |
         message = page.texts("wrong.store_unreachable")
     else:
         message = text
-    title = page.texts("problem.title" if status == 404 else "problem.input")
+    title_key = "problem.title" if status == 404 else "problem.input"
+    title = page.texts(title_key)
     return page.render("problem", status, title=title, text=message)
 
 
@@ -372,10 +374,10 @@ def history(
     try:
         page_query = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
         result = records.search(page.product_id, Filters.from_query(page_query))
-    except InputError as invalid:
-        error = str(invalid)
-    older = f"{path}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
-    newest = f"{path}?{urlencode(query)}" if cursor else None
+    except InputError as filter_error:
+        error = str(filter_error)
+    older_url = f"{path}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
+    newest_url = f"{path}?{urlencode(query)}" if cursor else None
     local_times = {name: to_local_input(query.get(name, ""), zone) for name in ("since", "until")}
     all_versions = versions.list_versions(page.product_id)["versions"]
     return page.render(
@@ -384,8 +386,8 @@ def history(
         sections=("history",),
         items=result.inspections,
         error=error,
-        older=older,
-        newest=newest,
+        older=older_url,
+        newest=newest_url,
         filtered=bool(query.keys() - {"since"}),
         local=local_times,
         quick=_quick_links(path, query),
@@ -543,9 +545,12 @@ def _quick_links(path: str, query: dict[str, str]) -> list[tuple[str, str, bool]
         query: Query of the page; the links keep its other filters.
     """
     other_filters = {key: text for key, text in query.items() if key not in ("since", "until", "period")}
-    has_times = "since" in query or "until" in query
-    range_without_period = "" if has_times else "all"  # "": times that a person has typed
-    current_range = query.get("period", range_without_period)
+    if "period" in query:
+        current_range = query["period"]
+    elif "since" in query or "until" in query:
+        current_range = ""  # times that a person has typed
+    else:
+        current_range = "all"
     links = []
     for name in QUICK_RANGES:
         link_query = dict(other_filters)

@@ -169,7 +169,8 @@ class PluginPages:
         name = plugin.name
         context = StationForPage(name, self._addresses, self._records)
         with _opening(name):
-            page, context.assets = _open_page(plugin, context)
+            page, assets = _open_page(plugin, context)
+            context.assets = assets
             application = self._application(page.router, context)
         self._pages[name] = _GuardedPage(page.role, context.root, application)
         self.links.append(MenuLink(f"{context.root}?product={{product}}", page.title, page.role))
@@ -220,7 +221,7 @@ class PluginPages:
             self._note(name, page_scope, error_text)
 
     def _note(self, name: str, scope: Scope, message: str | None) -> None:
-        """Note whether a function of a page raised or works, and report the problem if it changes.
+        """Note whether a function of a page has failed; report the page's problems if they have changed.
 
         Args:
             name: Name of the page.
@@ -323,7 +324,7 @@ def _check_page(page: object) -> None:
     """Raise InputError where a plugin's page cannot be shown."""
     if not isinstance(page, PluginPage):
         raise InputError("it must return a `PluginPage`")
-    if page.role not in ROLES or page.role == SENDER:
+    if page.role not in ROLES or page.role == SENDER:  # SENDER is the first of ROLES
         raise InputError(f"role {page.role!r:.40}: choose {', '.join(ROLES[1:])}")
     if "en" not in page.title:
         raise InputError("title has no English text: write it under `en`")

@@ -169,7 +169,7 @@ async def capture(
         data, _, name = await asyncio.to_thread(renderer.picture, product_id, body.inspection)
     else:
         camera = context.camera(body.product, body.camera)
-        shot = await wait_for_shot(camera, FRAME_SECONDS, None)
+        shot = await wait_for_shot(camera, FRAME_SECONDS, request=None)
         picture = await asyncio.to_thread(camera.picture, shot)
         data = picture.data
         name = picture.name
@@ -191,7 +191,7 @@ async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, cont
     camera = context.camera(body.product, body.camera)
     frames = list[bytes]()
     for _ in range(STILL_FRAMES):
-        shot = await wait_for_shot(camera, FRAME_SECONDS, None)
+        shot = await wait_for_shot(camera, FRAME_SECONDS, request=None)
         picture = await asyncio.to_thread(camera.picture, shot)
         frames.append(picture.data)
     report = await asyncio.to_thread(still_frames.check_still_frames, frames)
@@ -228,7 +228,7 @@ def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> l
         files.write(temporary, upload.data, durable=False)
         return drafts.add_zip(draft, temporary, upload.name)
     except InputError as error:  # not raised, so that the other files of the request are added
-        return [AddedPicture.refused(upload.name, error, str(error))]
+        return [AddedPicture.refused(upload.name, error, text=str(error))]
     finally:
         files.remove_temporary(temporary)
 
@@ -265,9 +265,11 @@ def learn(
 
     The answer is 409, `question`, where the pictures' names leave open which of them are good.
     """
-    wish = body or setup_schemas.LearningOptions.model_validate({})
-    fit_options = wish.model_dump(exclude={"go_on", "all_good"})
-    drafts.learn(draft, fit_options, person.name, go_on=wish.go_on, all_good=wish.all_good)
+    learning_options = body or setup_schemas.LearningOptions.model_validate({})
+    go_on = learning_options.go_on
+    all_good = learning_options.all_good
+    fit_options = learning_options.model_dump(exclude={"go_on", "all_good"})
+    drafts.learn(draft, fit_options, person.name, go_on=go_on, all_good=all_good)
     return drafts.facts(draft)
 
 

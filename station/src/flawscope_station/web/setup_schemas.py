@@ -63,9 +63,10 @@ class SimulatedExample(BaseModel):
 
 
 def _schema_of(option: options.FitOption) -> tuple[object, object]:
-    """Return the type and the pydantic field of an option of `flawscope fit` that *New product* shows.
+    """Return the type and the pydantic field of an option that *New product* shows.
 
-    The field's default is null: `flawscope fit` then uses its own default.
+    It is an option of `flawscope fit`, too. The field's default is null: `flawscope fit` then uses its own
+    default.
     """
     form = option.form
     meaning = option.meaning

@@ -43,7 +43,7 @@ def shifts(
     settings: SettingsDep,
     format: Literal["json", "csv"] = "json",
 ) -> Response | list[dict[str, str | int]]:
-    """List the shifts of the last days that have ended, with their counts, the latest first.
+    """List the ended shifts of the last days with their counts, the latest first.
 
     The list is empty where the settings name no shifts.
     """

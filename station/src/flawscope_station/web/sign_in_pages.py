@@ -96,7 +96,12 @@ def language(request: Request, language: str = Form(""), next: str = Form("/")) 
     if language in PAGES.texts:
         is_https = request.url.scheme == "https"
         response.set_cookie(
-            "language", language, YEAR_SECONDS, secure=is_https, httponly=True, samesite="lax"
+            "language",
+            language,
+            max_age=YEAR_SECONDS,
+            secure=is_https,
+            httponly=True,
+            samesite="lax",
         )
     return response
 
@@ -166,7 +171,7 @@ class OpenIdProvider:
         return response
 
     async def read_member(self, request: Request) -> CompanyMember:
-        """Return the member who has signed in at the provider, from which `request` comes back."""
+        """Return the member who has signed in at the provider; `request` is the browser's return from it."""
         settings = self._settings
         options = {
             "iss": {"essential": True, "value": settings.issuer},
@@ -209,10 +214,10 @@ def _to_provider_error(error: Exception) -> ProviderError:
 
 
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
-    """Make the application below `COMPANY_PATH` that leads to a company's sign-in and back.
+    """Make the application for sign-in through a company; its pages lie below `COMPANY_PATH`.
 
-    The application has its own cookie for state, nonce and code verifier. When the provider redirects the
-    browser to the station, the browser sends this cookie, but not the station's session cookie.
+    The application has its own cookie for state, nonce and code verifier, because the browser does not send
+    the station's session cookie when the provider redirects it back to the station.
     """
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of the extra `openid`
 
@@ -221,13 +226,21 @@ def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSetti
     pages = _CompanyPages(OpenIdProvider(settings), access)
     app = Starlette(routes=[Route("/", pages.begin), Route("/done", pages.finish)])
     app.state.components = components
-    cookie = f"{access.cookie}_company"
+    cookie_name = f"{access.cookie}_company"
     key = secrets.token_urlsafe(32)
 
     async def app_with_session(scope: Scope, receive: Receive, send: Send) -> None:
         is_secure = scope["scheme"] == "https"
-        inner = SessionMiddleware(app, key, cookie, SIGN_IN_SECONDS, path=COMPANY_PATH, https_only=is_secure)
-        await inner(scope, receive, send)
+        # made for each request: whether the cookie is for HTTPS alone is an option of the middleware
+        middleware = SessionMiddleware(
+            app,
+            secret_key=key,
+            session_cookie=cookie_name,
+            max_age=SIGN_IN_SECONDS,
+            path=COMPANY_PATH,
+            https_only=is_secure,
+        )
+        await middleware(scope, receive, send)
 
     return app_with_session
 
@@ -252,10 +265,10 @@ class _CompanyPages:
             return await self.provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
         except ProviderError as error:
             try:
-                # each failure counts as a try, so that nobody can make the station ask in vain endlessly
+                # each failure counts as a try, so that nobody can make the station ask the provider endlessly
                 self.access.count_member_try(client_ip(request))
-            except SignInError as too_often:
-                return self._wait_page(request, too_often)
+            except SignInError as sign_in_error:  # too many tries
+                return self._wait_page(request, sign_in_error)
             return await self._refusal_page(request, "signin.company_failed", 502, str(error))
 
     async def finish(self, request: Request) -> Response:
@@ -264,8 +277,8 @@ class _CompanyPages:
         address = client_ip(request)
         try:
             self.access.count_member_try(address)
-        except SignInError as too_often:
-            return self._wait_page(request, too_often)
+        except SignInError as error:  # too many tries
+            return self._wait_page(request, error)
         try:
             member = await self.provider.read_member(request)
         except ProviderError as error:
@@ -285,15 +298,15 @@ class _CompanyPages:
         set_cookie(response, request, self.access, session)
         return response
 
-    def _wait_page(self, request: Request, too_often: SignInError) -> Response:
+    def _wait_page(self, request: Request, sign_in_error: SignInError) -> Response:
         """Make the page that says how long to wait.
 
         No event is recorded, because anybody could fill the audit log by requesting this page.
         """
         page = Page(request, "sign-in")
-        text = page.texts.count("signin.often", too_often.wait)
+        text = page.texts.count("signin.often", sign_in_error.wait)
         response = page.render("sign-in", 429, next="/", error=text, name="")
-        response.headers["Retry-After"] = str(too_often.wait)
+        response.headers["Retry-After"] = str(sign_in_error.wait)
         return response
 
     async def _refusal_page(self, request: Request, text_key: str, status: int, reason: str) -> Response:

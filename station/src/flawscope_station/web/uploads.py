@@ -79,8 +79,9 @@ class RequestBody:
         """
         if self._is_complete:  # Starlette waits for the client to disconnect
             return await self._receive()
+        # checked twice: what is announced, before it comes; and what came, which may be more
         missing_bytes = self._announced_bytes - self._received_bytes
-        self._check_size(missing_bytes)  # refuses a body that is announced as too large, before it comes
+        self._check_size(missing_bytes)
         message = await self._receive_in_time()
         message_bytes = len(message.get("body", b""))
         self._check_size(message_bytes)
@@ -109,7 +110,8 @@ class RequestBody:
                 async with asyncio.timeout(deadline - time_now):
                     return await self._receive()
             except TimeoutError:
-                # delay with which the event loop has noticed the timeout
+                # seconds that the event loop was late to notice the timeout; a deadline in the past, before
+                # the wait began, does not count as delay
                 loop_delay = time.monotonic() - max(deadline, time_now)
                 if loop_delay < MAX_LOOP_DELAY:
                     text = f"nothing came for {stall_seconds:g} s, or too little; send the picture again"
@@ -164,8 +166,9 @@ class BodyLimiter:
             held_bytes: Number of bytes of the request's body that are in memory.
             added_bytes: Number of further bytes.
         """
-        # a request is small up to a quarter of the largest allowed size
+        # `max_bytes` is four times the largest request; a small one has a quarter of that request at most
         is_small = held_bytes + added_bytes <= self.max_bytes // 16
+        # large requests leave a quarter of the memory to small ones
         allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
         return self.bytes_in_memory + added_bytes <= allowed_bytes
 
@@ -245,27 +248,27 @@ class FormParser(MultiPartParser):
     def on_headers_finished(self) -> None:
         """Add a plain `filename` to the Content-Disposition of a part with a file, before its parsing."""
         part = self._current_part
-        kind = dict(part.item_headers).get(b"content-type", b"text/plain")
-        part.content_disposition = name_file(part.content_disposition or b"", kind)
+        media_type = dict(part.item_headers).get(b"content-type", b"text/plain")
+        part.content_disposition = name_file(part.content_disposition or b"", media_type)
         super().on_headers_finished()
 
 
-def name_file(disposition: bytes, kind: bytes) -> bytes:
-    """Return a form part's Content-Disposition with a plain `filename` where the part is a file.
+def name_file(disposition: bytes, media_type: bytes) -> bytes:
+    """Return the Content-Disposition of a form's part; if the part is a file, with a plain `filename`.
 
     Args:
         disposition: Content-Disposition as it was sent.
-        kind: Content-Type of the part.
+        media_type: Content-Type of the part.
     """
     extended_name = _EXTENDED_NAME.search(disposition)
     if extended_name is not None:
         charset, quoted_name = extended_name.groups()
-        with suppress(LookupError):  # raised for an unknown charset, whose name is not used
+        with suppress(LookupError):  # raised for an unknown charset: then go on as without this name
             decoded_name = unquote_to_bytes(quoted_name).decode(charset.decode(), "replace")
             safe_name = re.sub(r'[\x00-\x1f"\\]', "_", decoded_name)
             without_names = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
             return without_names + f'; filename="{safe_name}"'.encode()
-    is_text = kind.lower().startswith((b"text/plain", b"application/json"))
+    is_text = media_type.lower().startswith((b"text/plain", b"application/json"))
     has_name = b"filename" in disposition
     if is_text or has_name:
         return disposition
@@ -331,9 +334,9 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
     rows, columns = facts.height, facts.width
     if suffix != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
-    rows_of_same_shape = columns * height / width
+    expected_rows = columns * height / width
     # half a pixel for rounding, and 1 % for the browser's scaling
-    is_same_shape = abs(rows - rows_of_same_shape) <= 0.5 + rows / 100
+    is_same_shape = abs(rows - expected_rows) <= 0.5 + rows / 100
     if rows > height or columns > width or not is_same_shape:
         raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")
     image = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
