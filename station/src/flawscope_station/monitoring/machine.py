@@ -140,8 +140,9 @@ class MachineWatch(BackgroundThread):
         """
         if self._started_at is None or self._ended.is_set():
             return None
+        time_now = self._clock.monotonic()  # read before the state, which the thread may renew meanwhile
         last_answer_at = max(self.state.at, self._started_at)  # before the first measurement: the start
-        age = self._clock.monotonic() - last_answer_at
+        age = time_now - last_answer_at
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
