@@ -125,7 +125,7 @@ class PartPattern:
         for name in all_names:
             view = self.parse(name)
             earlier_name = name_by_view.setdefault(view, name)
-            if earlier_name is not name:
+            if earlier_name is not name:  # `is not`, since two pictures may have equal names
                 raise InputError(
                     f"{earlier_name} and {name} both show view {view.view} of part {view.part}: correct the "
                     "pattern"

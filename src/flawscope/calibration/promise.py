@@ -229,12 +229,12 @@ def _beta_parameters(rate: float, units: int) -> tuple[float, float]:
 
 
 def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float:
-    """Return the probability of `successes` or more in `count` trials, at a rate drawn from Beta(a, b)."""
+    """Return the probability of at least `successes` in `count` trials with a beta-distributed rate."""
     from scipy import special
 
     if successes <= 0:
         return 1.0
-    k = np.arange(successes, count + 1)  # all numbers of successes that count
+    k = np.arange(successes, count + 1)  # the numbers of successes whose probabilities are added
     # logarithms of the binomial coefficients "count choose k"
     log_binomial = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
     probabilities = np.exp(log_binomial + special.betaln(k + a, count - k + b) - special.betaln(a, b))

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         options = [option for option in FIT_OPTIONS if option.group == name]
         add_options(group_by_name[name], options, SHARED_OPTIONS)
     method_options = _add_method_flags(group_by_name[record.METHOD])
-    # no option sets these: `router.fit` sets `only_view`, `with_file` the others
+    # No option sets these. `router.fit` sets `only_view`; `with_file` sets `typed` and `filed`, the names
+    # of the options on the command line and of those from the file. None: not known yet.
     parser.set_defaults(only_view=None, typed=None, filed=())
     # kept here, since `--help` hides the help of these options and `--help-all` shows it again
     hidden_help = {

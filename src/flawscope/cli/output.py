@@ -549,8 +549,8 @@ class Summary:
         from flawscope.calibration.promise import batch_limit
 
         limit = batch_limit(self.p_values, rate) if self.promised else 0.0
-        # a picture above all n good units of its model has the smallest p-value, 1 / (n + 1); the largest of
-        # these values holds for all products
+        # no p-value of a model with n good units is below 1 / (n + 1); where there are several models, the
+        # one with the fewest units counts
         least = max(1 / (manifest.calibration.unit_count + 1) for manifest in self.manifests.values())
         return {
             "rate": rate,

@@ -127,7 +127,7 @@ def _check_calls(args: argparse.Namespace, old_models: ModelMapping | None, call
 
 
 def _write_old_models(old_models: ModelMapping | None, calls: Calls) -> None:
-    """Write each old model that gets new pictures to the file that its call has in `update`."""
+    """Write each old model that gets new pictures to the file from which its call updates it."""
     from flawscope.artefact import model_file
 
     if old_models is None:

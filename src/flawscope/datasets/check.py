@@ -397,7 +397,7 @@ def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int
     """Return the finding of a mask that has another size (width, height) than its picture."""
     width, height = size
     picture_width, picture_height = picture_size
-    # width / height of the mask and of the picture; both are multiplied by both heights, to be whole numbers
+    # width / height of the mask and of the picture, each times the product of the two heights: whole numbers
     scaled_ratio = width * picture_height
     scaled_picture_ratio = picture_width * height
     is_other_shape = abs(scaled_ratio - scaled_picture_ratio) > MAX_RATIO_DIFFERENCE * scaled_picture_ratio

@@ -381,8 +381,9 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
         InputError: A list cannot be read because a library is missing.
     """
     if files.unread_lists:
-        path, reason = next(iter(files.unread_lists.items()))
-        raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
+        # the fault of a list names the library to install
+        path, fault = next(iter(files.unread_lists.items()))
+        raise InputError(f"{path} may say which pictures are good: {fault}, or move it away")
     for source, texts_by_path in files.class_texts().items():
         texts_by_picture = {}
         for path, texts in texts_by_path.items():

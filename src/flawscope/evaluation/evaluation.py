@@ -296,9 +296,10 @@ def _ground_truth(
     counts["pictures_outside"] += visible_count == 0  # adds 1 if no marked pixel is visible
     truth, region_count, lost_count = shrink_mask(mask, visible_mask, geometry)
     counts["regions"] += region_count
+    # "lost_regions" is a number of regions; "lost" is a number of pictures that lose all regions
     if lost_count < region_count:
         counts["lost_regions"] += lost_count
-    elif region_count:  # all regions are lost
+    elif region_count:
         counts["lost"] += 1
     return truth
 

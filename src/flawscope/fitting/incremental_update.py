@@ -173,11 +173,11 @@ def update(
         pictures: Pictures with people's judgements.
         **options: Fields of `UpdateOptions`; and `good`, the data set that the model was fitted on.
     """
-    arguments: Json = options
-    good = arguments.pop("good", None)
-    datasets = None if good is None else {ONE: good}
-    updates = update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**arguments), datasets)
-    return updates.updates[ONE]  # `ONE` names the only product
+    update_options: Json = {**options}
+    good = update_options.pop("good", None)
+    datasets = None if good is None else {ONE: good}  # `ONE` is the key of the only product
+    made = update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**update_options), datasets)
+    return made.updates[ONE]
 
 
 @check_arguments()

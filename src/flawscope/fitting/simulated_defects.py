@@ -179,11 +179,11 @@ def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None)
 
 
 def _doubted_sizes(answer: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
-    """Return the largest length, width and area [3] of a map's doubted places, in pixels.
+    """Return the largest length, width and area [3] of the doubted places around a map's regions, in pixels.
 
-    A region of the map is above the mask's threshold. The doubted level is lower than this threshold: the
-    doubted place of a region is the larger area around it where the map is above this level. None: the
-    picture is called good, has no region, or a doubted place reaches the edge; no tolerance applies then.
+    In a region, the map is above the mask's threshold. `doubted_level` is a lower threshold: the place around
+    the region where the map is above it is the region's doubted place. None: the picture is called good, has
+    no region, or a doubted place reaches the edge; no tolerance applies then.
     """
     score, maps = answer
     anomaly_map = maps[0].cpu().numpy()

@@ -321,7 +321,7 @@ class PatchDetector(Detector):
 
     @classmethod
     def create(cls, config: PatchSettings, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
-        """Build a detector, not fitted, with pretrained backbones.
+        """Build an unfitted detector with pretrained backbones.
 
         Returns:
             The detector, and the name, origin and licence of the weights; two backbones' texts are joined by
@@ -339,7 +339,7 @@ class PatchDetector(Detector):
 
     @classmethod
     def create_like(cls, config: PatchSettings, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Self:
-        """Build a detector, not fitted, with the backbones of a fitted model of the same settings."""
+        """Build an unfitted detector with the backbones of a fitted model, which has the same settings."""
         # there may be fewer backbones than prefixes
         first, *further = [
             stored_backbone(name, stages, size, tensors, prefix)

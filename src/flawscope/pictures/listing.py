@@ -376,7 +376,7 @@ def _missing(path: StrPath, what: str) -> InputError:
     if address:
         return InputError(
             f"an address ({address[1]}://...) is no {what}: save the pictures in a folder and name that; "
-            "those of a camera the station takes (docs/station-cameras.md)"
+            "to take pictures with a camera, use the station (docs/station-cameras.md)"
         )
     return InputError(f"{path}: no such {what}; check the path")
 

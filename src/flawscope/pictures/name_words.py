@@ -148,13 +148,14 @@ def _read(chunks: Chunks) -> NameReading:
         return SILENT
     if is_mistake(text):
         return NameReading(PictureClass.UNCLEAR, text)
-    # unknown words do not count here: `_doubt_groups` considers them
+    # unknown words are passed as shared, so that they do not count here: `_doubt_groups` considers them
     meaning = read_words(text, shared=unknown_words(text))
     if meaning is Said.GOOD:
         return NameReading(PictureClass.GOOD, " ".join(words))
     if meaning is Said.BAD:
         return NameReading(PictureClass.BAD, " ".join(words))
-    if all(word_says(word) is None for word in words):
+    has_class_word = any(word_says(word) is not None for word in words)
+    if not has_class_word:
         return SILENT
     return NameReading(PictureClass.UNCLEAR, " ".join(words))
 

@@ -32,7 +32,7 @@ class ProductCounts(MismatchDetector):
         return self.pictures_by_product[Prediction.NO_PRODUCT_NAME]
 
     def lines(self) -> str:
-        """Return the counts of all products in one line for a person."""
+        """Return the counts of all products as one text for a person, without line breaks."""
         texts = []
         for name, count in sorted(self.pictures_by_product.items()):
             if name == Prediction.NO_PRODUCT_NAME:

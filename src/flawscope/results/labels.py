@@ -205,6 +205,7 @@ def _labelme_document(picture: LabelledPicture) -> Json:
     The score is in the description of a shape, since the format has no field for scores.
     """
     height, width = picture.size
+    path = picture.name
     shapes = []
     for region in picture.regions:
         shapes.append(
@@ -219,7 +220,7 @@ def _labelme_document(picture: LabelledPicture) -> Json:
     return {
         "version": "5.5.0",
         "flags": {},
-        "imagePath": picture.name.name,
+        "imagePath": path.name,
         "imageData": None,
         "imageHeight": height,
         "imageWidth": width,

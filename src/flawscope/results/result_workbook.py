@@ -149,7 +149,8 @@ class ResultWorkbook:
         """
         if parts:
             self.book.add_sheet(PARTS, fitting_columns(parts), place=0)
-            for row in parts[1:]:
+            _, *rows = parts  # the columns of the sheet have the heading
+            for row in rows:
                 self.book.add(PARTS, row)
         for name, value in (*totals, *MEANING.items()):
             self.book.add(TOTALS, (name, value))

@@ -411,9 +411,9 @@ def _rows(document: Facts) -> dict[str, Facts]:
         ValueError, TypeError, KeyError: The list of rows is damaged.
     """
     rows = document["products"]
-    rows_by_name: dict[str, Facts] = {row["name"]: row for row in rows}
     if not isinstance(rows, list) or not 0 < len(rows) <= MAX_PRODUCTS:
         raise ValueError
+    rows_by_name: dict[str, Facts] = {row["name"]: row for row in rows}
     if len(rows_by_name) != len(rows):  # two rows have the same name
         raise ValueError
     if not all(isinstance(name, str) for name in rows_by_name):

@@ -188,7 +188,7 @@ class Views:
 
         Args:
             run: Function that runs the model on images (`RunModel`).
-            counted: [H, W], pixels of the region of interest that the network knows.
+            counted: Mask [H, W] of the region of interest in the frame's view.
             batch: Number of views that run at a time.
             bound: A faster run for tiles, as in `blend`; None: there is none.
         """
@@ -374,7 +374,7 @@ class PartFrameViews(FrameViews):
             fusion: Settings that combine the results of a whole view and its tiles; None: each part is one
                 view.
             batch: Number of views that run at a time; None: all, or one by one where there are tiles.
-            roi: [H, W], region of interest that the network knows, as a part's view shows it; None: all.
+            roi: Mask [H, W] of the region of interest in a part's view; None: all pixels are of interest.
 
         Returns:
             The scores of the parts [n]; the picture's map; and at each pixel of the map the number of the

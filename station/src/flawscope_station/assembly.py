@@ -23,13 +23,13 @@ def open_station(settings: Settings, say: Callable[[str], None] = lambda line: N
 
 
 def _drift_extension(core: Station) -> Extension:
-    settings = {core.products[name]: product for name, product in core.settings.products.items()}
-    drift = Drift(settings, core.store, core.versions, core.addresses.names, core.report)
+    settings_by_id = {core.products[name]: settings for name, settings in core.settings.products.items()}
+    drift = Drift(settings_by_id, core.store, core.versions, core.addresses.names, core.report)
     return Extension(
         components=(drift,),
         services=(drift.monitor,),
         observers=(drift.observe,),
-        interlocks=(drift.camera,),
+        interlocks=(drift.camera,),  # checks of the cameras
         on_added=(drift.add_product,),
         gauges=(drift.monitor.gauges,),
         routers=(drift_api.router,),

@@ -501,16 +501,15 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
         if size is None:
             raise KeyError("original_width")
         return Mark(_label_studio_mask(value), label)
-    key = next((key for key in _POLYGON_READERS if key in value), "")
-    if not key:  # a shape that is not read
+    read_polygon = next((reader for key, reader in _POLYGON_READERS.items() if key in value), None)
+    if read_polygon is None:  # a shape that is not read
         return Mark(draw=None, kind=str(region.get("type") or NO_PLACE))
-    read_polygon = _POLYGON_READERS[key]
     # damaged values raise here, while the file is read, not only when the mask is drawn
     corners = read_polygon(value, (1, 1))
     if not len(corners):
         return Mark(draw=None, kind=NO_PLACE)
-    is_ellipse = key == "radiusX"
-    is_rectangle = key == "height"
+    is_ellipse = read_polygon is _percent_ellipse
+    is_rectangle = read_polygon is _percent_box
     is_turned = bool(value.get("rotation"))
     shape = shapes.placed(partial(read_polygon, value), is_loose=is_ellipse or is_turned)
     return Mark(shape, label, is_box=is_rectangle)

@@ -42,8 +42,9 @@ EXCESS_GROUPS = "left_out_groups"
 def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
     """Return by how much `left_out` overestimates the score and the map's maximum of a group's pictures.
 
-    The exact values are those of the fit, which selects the bank anew. A group that the fit did not compare
-    gets the median of the other groups. Older model files do not contain the excess: it is taken to be 0.
+    The fit measured the excess over exact values, for which it selected the bank anew. A group that was not
+    measured gets the median of the other groups. Older model files do not contain the excess: it is taken to
+    be 0.
 
     Args:
         model: The model.
@@ -449,12 +450,12 @@ def calibrate(job: FitJob, pictures: Sequence[LeftOutPicture]) -> GoodValues:
     strengths = set_scales(job, pictures)
 
     def measure(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
-        """Return the values of a picture, and `left_out`'s bounds of its score and of its map's maximum."""
+        """Return the values of a picture, and its score and map's maximum as `left_out` gives them."""
         score, maps = picture.combine(model)
         pixels = pick_pixels(maps[0], model.region(picture.inside))
         values = Values(float(score), float(maps.max()), float(pixels.median()))
         bounds = picture.combine_bounds(model)
-        if bounds is None:
+        if bounds is None:  # not known: the exact values take their place, so that the excess is 0
             bounds = (values.score, values.maximum)
         return values, bounds
 

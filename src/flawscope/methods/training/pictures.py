@@ -88,7 +88,7 @@ class FeatureCache(ABC):
             images: The good pictures.
             learnt: Numbers of the pictures to learn from.
             device: The device on which the maps are computed.
-            shapes: (C, H, W) of the maps that are kept, which are the first maps of `compute`.
+            shapes: (C, H, W) of each map that is kept. Further maps that `compute` returns are not kept.
             room: Bytes of maps that are kept, at most.
             where: The device on which maps are kept.
         """

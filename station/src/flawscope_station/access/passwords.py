@@ -186,7 +186,7 @@ class Passwords:
 
     A flood of sign-ins must not take the station's memory and cores, and a flood from one address must not
     keep all others out. Methods raise SignInError where too many passwords wait. Their `address` is the
-    client's; it is "" for a user who has signed in from there before.
+    client's; it is "" for a user who has signed in from the client's address before.
 
     Attributes:
         hasher: Hasher with the parameters of argon2.
@@ -212,7 +212,7 @@ class Passwords:
             password_hash: Hash of the right password; None: no password is right. The answer then takes as
                 long as with a hash, so that nobody finds out which names exist.
             password: Password to verify.
-            address: Address of the client; "": the user has signed in from there before.
+            address: Address of the client; "": the user has signed in from this address before.
         """
         if not self._dummy_hash:
             self._dummy_hash = self.hash(secrets.token_urlsafe(32), address)

@@ -214,7 +214,7 @@ class Challenge(BackgroundThread):
         state = self._states.get(record.product_id)
         if state is None:
             return record
-        if record.part in state.pending_parts:
+        if record.part in state.pending_parts:  # `recorded` will store its pictures
             return replace(record, purpose=CHALLENGE, key=None)
         if self._is_unchallenged(record.product_id):
             return record
@@ -310,9 +310,10 @@ class Challenge(BackgroundThread):
         return min(resemblances), is_at_place
 
     def _due_run(self, product_id: int, version: int) -> int | None:
-        """Return the number of the challenge to which a showing belongs; None: no challenge is due.
+        """Return the number of the challenge for a part that is shown now; None: no challenge is due.
 
-        If a challenge is due, and the last one cannot be continued, a new one is begun.
+        The last challenge goes on if it has no outcome yet, and if version, settings and parts are those at
+        its begin. Otherwise a new challenge is begun.
         """
         with self._lock:
             state = self._load(product_id)

@@ -122,8 +122,8 @@ class Health:
     ) -> Standstill | None:
         """Return why no part of a product is judged; None: its parts are judged.
 
-        `/readyz`, pages and metrics all show this answer. The same `Intake` is asked that refuses parts of
-        requests, triggers and PLCs.
+        `/readyz`, pages and metrics all show this answer. The `Intake`, which also refuses the parts of
+        requests, triggers and PLCs, is asked first.
 
         Args:
             name: Name of the product, or of an entry that finds it.

@@ -75,6 +75,7 @@ class Records:
         with self._leases.choosing():
             ids_of_others = self._leases.leased_to_others(reader)
             own_ids = self._leases.leased_to(reader)
+            # twice the limit, since `_fair_share` leaves half of them to the next reader
             page = self.store.waiting(product_id, 2 * limit, after, ids_of_others)
             page["inspections"] = _fair_share(page["inspections"], own_ids, limit)
             new_ids = [

@@ -154,6 +154,7 @@ class Station:
         self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
         self.interlocks.add(answers=[self.pauses], intake=[self.pauses])
+        # the answer to a challenge part is an error, which `interlocks.recorded` raises
         self.recorder = Recorder(
             self.store, self.files, announce=self.observers, refuse=self.interlocks.recorded
         )

@@ -248,7 +248,8 @@ def _remove_old_jobs(connection: Connection, product_id: int) -> None:
     # number of the newest job that is not among the latest `MAX_JOBS`; None: there are not so many
     newest_surplus_id = connection.scalar(newest_surplus)
     if newest_surplus_id is not None:
-        connection.execute(delete(jobs).where(*conditions, jobs.c.id <= newest_surplus_id, ~IS_UNFINISHED))
+        is_finished = ~IS_UNFINISHED
+        connection.execute(delete(jobs).where(*conditions, jobs.c.id <= newest_surplus_id, is_finished))
 
 
 def job_of_version(connection: Connection, product_id: int, version: int) -> JobRow | None:

@@ -65,5 +65,5 @@ def thread_stacks() -> list[ThreadStack]:
     stacks: list[ThreadStack] = []
     for thread_id, frame in sys._current_frames().items():
         lines = [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
-        stacks.append({"name": names.get(thread_id, "of a library"), "stack": lines})
+        stacks.append({"name": names.get(thread_id, "thread of a library"), "stack": lines})
     return stacks

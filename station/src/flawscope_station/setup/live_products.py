@@ -182,4 +182,4 @@ class LiveProducts:
         self.addresses.remove_product(name, who)
         for problem in self.health.problems():
             if problem.product == product_id:
-                self.health.report(problem.code, None)
+                self.health.report(problem.code, None)  # the problem is over

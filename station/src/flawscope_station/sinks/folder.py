@@ -101,20 +101,26 @@ class FolderSink(Sink):
     def _write_message(self, day: Path, message: Message) -> None:
         """Write the files of a message under the first name that is free in the folder of its day."""
         for number in count(1):
-            stem = _stem(message) + ("" if number == 1 else f"-{number}")
+            suffix = "" if number == 1 else f"-{number}"
+            stem = f"{_stem(message)}{suffix}"
             record_path = day / f"{stem}.json"
             if _holds_message(record_path, message.id):
                 return  # the message was written earlier, and the station ended before it saved its cursor
-            if not record_path.exists() and self._write_files(day, stem, record_path, message):
+            if record_path.exists():
+                continue
+            is_written = self._write_files(day, stem, record_path, message)
+            if is_written:
                 return
 
     def _write_files(self, day: Path, stem: str, record_path: Path, message: Message) -> bool:
         """Write the files of a message, the JSON last; return False if one of the names is not free."""
         file_names: dict[str, str | None] = {}
         picture_kinds = self.settings.picture if message.type == INSPECTION else "none"
-        # `_write_pictures` adds to `file_names`
-        if picture_kinds in ("picture", "both") and not self._write_pictures(day, stem, message, file_names):
-            return False
+        if picture_kinds in ("picture", "both"):
+            # adds to `file_names`
+            are_pictures_written = self._write_pictures(day, stem, message, file_names)
+            if not are_pictures_written:
+                return False
         if picture_kinds in ("overlay", "both"):
             file_names["overlay"] = self._write_overlay(day, stem, message)
         fields: dict[str, object] = {}

@@ -519,6 +519,7 @@ class FfmpegCamera(LiveCamera):
         self._stream_settings = settings
         self._latency = settings.latency or 0.0
         if settings.latency is None:
+            # a text: the error of a source that would trigger this camera
             self.untimed = (
                 f"{self._label} has no `latency`, so nothing is known of when a frame was exposed: "
                 f"{MEASURE_LATENCY}"

@@ -78,7 +78,8 @@ class Files:
         self.folder = Path(folder)
         self._holds: Counter[str] = Counter()  # hash -> number of callers that hold the file
         self._held_sizes: dict[str, int] = {}  # hash of a held new picture -> bytes
-        # hash, or its first digits -> number of removals under way; `hold` takes the entry out to stop them
+        # Hash of a file, or first digits of it -> number of removals under way. `hold` deletes the entry of
+        # its file, which stops these removals.
         self._removals: Counter[str] = Counter()
         self.written = 0
         self._lock = threading.Lock()
@@ -191,7 +192,7 @@ class Files:
             self._holds[digest] += 1
             prefixes = [prefix for prefix in self._removals if digest.startswith(prefix)]
             for prefix in prefixes:
-                del self._removals[prefix]  # `discard` sees that its entry is gone, and leaves the file
+                del self._removals[prefix]  # `discard` finds no entry, and leaves the file
 
     def release(self, digest: str) -> None:
         """End the protection by `hold` or `keep`."""
@@ -225,7 +226,7 @@ class Files:
         finally:
             with self._lock:
                 entry = self._removals.pop(digest, 0)
-                was_held_meanwhile = entry == 0  # `hold` took the entry out
+                was_held_meanwhile = entry == 0  # `hold` has deleted the entry
         if was_held_meanwhile or not can_remove:
             return False
         with self._lock:

@@ -724,7 +724,7 @@ class ModelRegistry:
                 .where(versions.c.product_id == product_id, IS_LISTED)
                 .order_by(versions.c.id.desc())
             ).all()
-            switches_by_version = _activations(connection, product_id)
+            switches_by_version = _switches(connection, product_id)
         listed = [_describe_version(row, switches_by_version.get(row.id, [])) for row in rows]
         active = next((int(row.id) for row in rows if row.state == ACTIVE), None)
         return {"versions": listed, "active": active}
@@ -737,7 +737,7 @@ class ModelRegistry:
         """
         row = self._row(product_id, number)
         with self.database.reading() as connection:
-            switches = _activations(connection, product_id, number).get(number, [])
+            switches = _switches(connection, product_id, number).get(number, [])
         return _describe_version(row, switches)
 
     def previous_version(self, product_id: int, active: int | None) -> int | None:
@@ -887,10 +887,8 @@ def _forget_removed(connection: Connection, product_id: int) -> None:
     connection.execute(delete(versions).where(is_removed, versions.c.id <= newest_deleted, ~is_named))
 
 
-def _activations(
-    connection: Connection, product_id: int, number: int | None = None
-) -> dict[int, list[Switch]]:
-    """Return a dictionary: number of a version -> its activations, the oldest first.
+def _switches(connection: Connection, product_id: int, number: int | None = None) -> dict[int, list[Switch]]:
+    """Return a dictionary: number of a version -> the switches to it, the oldest first.
 
     Args:
         connection: Connection to the database.

@@ -474,7 +474,9 @@ class Store:
         Raises:
             KeyUsedError: the key names another request.
         """
-        row_by_key = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
+        # not only `request.keys`: another request under the sender's key may have had another number of parts
+        rows = self.find_by_keys(product_id, request.possible_keys())
+        row_by_key = {str(row.key): row for row in rows}
         for row in row_by_key.values():
             if row.request_hash != request.hash:
                 raise KeyUsedError(f"request, inspection {row.id}")
