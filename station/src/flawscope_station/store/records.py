@@ -135,7 +135,7 @@ class DecidedError(InputError):
 
     Args:
         number: Number of the inspection.
-        present: Present verdict; None: the inspection has no verdict any more.
+        present_verdict: Present verdict; None: the inspection has no verdict any more.
 
     Attributes:
         details: Present verdict, as the API shows it; all values None: there is none.
