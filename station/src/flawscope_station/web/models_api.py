@@ -383,7 +383,7 @@ def models(
     job_by_version = learning.candidates.by_version(product_id)
     rejected_numbers = {number for number, job in job_by_version.items() if status_of(job) == REJECTED}
     candidate_numbers = {candidate.version for candidate in candidates if candidate.status == READY}
-    hidden_numbers: set[int | None] = rejected_numbers | candidate_numbers
+    hidden_numbers = rejected_numbers | candidate_numbers
     others = [
         version for version in all_versions if version is not active and version["id"] not in hidden_numbers
     ]
