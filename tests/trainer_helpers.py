@@ -3,7 +3,8 @@
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import Task
 from flawscope.methods.training.efficientad.model import create
-from flawscope.methods.training.efficientad.record import PRESETS, Config
+from flawscope.methods.training.efficientad.presets import PRESETS
+from flawscope.methods.training.efficientad.record import Config
 from flawscope.methods.training.efficientad.trainer import Trainer
 from flawscope.methods.training.efficientad.training_pictures import (
     TeacherOutputs,

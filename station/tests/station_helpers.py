@@ -36,13 +36,13 @@ from flawscope_station.core.station import Station
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.monitoring.background import MonotonicClock
 from flawscope_station.settings.station import Settings
+from flawscope_station.store.clock import Clock
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import NewInspection, SeenPicture
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import HOUR, hours, inspections, versions
 from flawscope_station.store.search import Filters
-from flawscope_station.store.station_identity import Clock
 from flawscope_station.web.app import StationServer, create_app
 
 NAME = "plate"  # the product

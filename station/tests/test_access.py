@@ -18,15 +18,15 @@ from flawscope.errors import InputError
 from flawscope_station.access import accounts, authenticator
 from flawscope_station.access import sessions as session_module
 from flawscope_station.access.authenticator import CACHE_SECONDS, Access, ExpiredError
-from flawscope_station.access.passwords import (
+from flawscope_station.access.roles import LOCAL_PERSON, ROLES, Person, has_role
+from flawscope_station.access.sessions import SESSION_SECONDS
+from flawscope_station.access.sign_in_throttle import (
     ADDRESS_LIMIT,
     NAME_LIMIT,
     PAIR_LIMIT,
     SignInError,
     SignInThrottle,
 )
-from flawscope_station.access.roles import LOCAL_PERSON, ROLES, Person, has_role
-from flawscope_station.access.sessions import SESSION_SECONDS
 from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.records import SENDER_ADDRESS
 from flawscope_station.store.schema import events, metadata, sessions, users

@@ -12,8 +12,8 @@ from fastapi.responses import PlainTextResponse, Response
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import Access
-from flawscope_station.access.passwords import SignInThrottle
 from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person
+from flawscope_station.access.sign_in_throttle import SignInThrottle
 from flawscope_station.monitoring.background import log_line
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database, StoreError

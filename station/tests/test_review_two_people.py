@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flawscope_station.core.live import LEASE_SECONDS
 from flawscope_station.core.queries import Records
+from flawscope_station.core.review_leases import LEASE_SECONDS
 from flawscope_station.inspecting.memory import Turns
 from flawscope_station.store.records import VERDICT_EVENT, DecidedError
 from station_helpers import taken

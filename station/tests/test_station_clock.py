@@ -13,10 +13,10 @@ from sqlalchemy import delete
 
 from flawscope_station.access import audit
 from flawscope_station.client import Client
+from flawscope_station.store.clock import Clock
 from flawscope_station.store.database import now
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import HOUR, inspections
-from flawscope_station.store.station_identity import Clock
 from station_helpers import add_version, taken
 
 DAY = 24 * HOUR

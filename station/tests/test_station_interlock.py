@@ -16,7 +16,7 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station import inspecting, plugins, sources, web
-from flawscope_station.core.refusals import status_and_code
+from flawscope_station.core.error_status import status_and_code
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError
 from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import Part, TooLargeError

@@ -15,7 +15,7 @@ from psycopg import errors
 from sqlalchemy.exc import InternalError, ProgrammingError
 
 from flawscope.artefact import files as library_files
-from flawscope_station.core.live import Metrics
+from flawscope_station.core.metrics import Metrics
 from flawscope_station.monitoring.background import WatchedCalls, WatchedPool
 from flawscope_station.monitoring.machine import CLOCK_JUMP, MAX_AGE, ClockJumps, MachineWatch
 from flawscope_station.store.database import SILENT, Database, StoreError
@@ -333,7 +333,7 @@ def test_a_pool_marks_each_call_and_its_end():
 
 
 def test_metrics_come_in_time_whatever_the_store_does(monkeypatch):
-    monkeypatch.setattr("flawscope_station.core.live.SCRAPE_SECONDS", 0.05)
+    monkeypatch.setattr("flawscope_station.core.metrics.SCRAPE_SECONDS", 0.05)
     metrics, going = Metrics(), threading.Event()
     metrics.gauges.append(lambda: {"backlog": ("Parts.", {"": 3.0})})
     metrics.store_gauges.append(lambda: {"waiting": ("Pictures.", {"": 1.0 + going.wait(60)})})

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from api_helpers import PRODUCT
-from flawscope_station.core.live import EventBroadcaster
+from flawscope_station.core.event_broadcaster import EventBroadcaster
 from flawscope_station.store.records import HOUR, Store
 from flawscope_station.web import api as api_module
 from station_helpers import INSPECTIONS, NAME, add_version, taken

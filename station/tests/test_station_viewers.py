@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flawscope_station.core.live import EventBroadcaster
+from flawscope_station.core.event_broadcaster import EventBroadcaster
 from flawscope_station.core.station import Station
 from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
@@ -285,7 +285,8 @@ def test_a_message_for_many_pages_is_written_once(monkeypatch):
     """The recorder waits for it."""
     pages, written = EventBroadcaster(), list[str]()
     monkeypatch.setattr(
-        "flawscope_station.core.live._format_event", lambda *message: written.append(message[0]) or message[0]
+        "flawscope_station.core.event_broadcaster._format_event",
+        lambda *message: written.append(message[0]) or message[0],
     )
 
     async def listen() -> None:

@@ -21,7 +21,7 @@ from flawscope.fitting import auto_search, fit_auto, preparation, training_views
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
 from flawscope.methods.detector import embed_pictures, resolve_device
-from flawscope.methods.patchcore import bank_selection as memory
+from flawscope.methods.patchcore import bank_selection, memory_plan
 from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.methods.patchcore.record import Config
 from flawscope.methods.task import Task
@@ -159,7 +159,7 @@ def test_a_streamed_fit_reads_those_again_whose_features_it_has_no_room_for(monk
     monkeypatch.setattr(patchcore_fit, "embed_pictures", embed)
     found = []
     for share, count in ((0.5, 0), (0.2, 4), (0.0, 6)):
-        monkeypatch.setattr(memory, "KEPT_SHARE", share)
+        monkeypatch.setattr(memory_plan, "KEPT_SHARE", share)
         fitted = fit_small(memory=13 * PER_PICTURE, shards=3, calibration_pictures=6)
         found.append(fitted.calibration.scores)
         assert len(embedded) == count
@@ -191,12 +191,14 @@ def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch,
 
     def planned(count, free):
         there = SimpleNamespace(available=free)
-        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
-        plan = memory.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count)
+        monkeypatch.setattr(memory_plan.psutil, "virtual_memory", lambda: there)
+        plan = memory_plan.plan_memory(model, Task(lambda i: None, range(count), rate=0.05), count)
         assert plan.peak >= 10**12
         return plan.shards
 
-    monkeypatch.setattr(memory, "peak_memory", lambda: 10**12)  # as comparing very many pictures took before
+    monkeypatch.setattr(
+        memory_plan, "peak_memory", lambda: 10**12
+    )  # as comparing very many pictures took before
     # of half of what is free, up to a half is for pictures to calibrate on
     for pictures_free, shards in ((40, 1), (24, 1), (12, 4), (4, 12)):
         assert planned(12, int(pictures_free * PER_PICTURE * 2**30) + 100) == shards
@@ -208,11 +210,11 @@ def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch,
 
 
 def test_streamed_features_take_no_more_memory_of_more_pictures(monkeypatch, fitted):
-    monkeypatch.setattr(memory.quantized_search, "is_faster", lambda: True)
-    monkeypatch.setattr(memory, "peak_memory", lambda: 0)
+    monkeypatch.setattr(memory_plan.quantized_search, "is_faster", lambda: True)
+    monkeypatch.setattr(memory_plan, "peak_memory", lambda: 0)
     counts = [int(gib / PER_PICTURE) for gib in (16, 160)]
     plans = [
-        memory.plan_memory(fitted.session.model, Task(lambda i: None, range(count), rate=0.05), count)
+        memory_plan.plan_memory(fitted.session.model, Task(lambda i: None, range(count), rate=0.05), count)
         for count in counts
     ]
     assert 1 < plans[0].shards < plans[1].shards
@@ -377,9 +379,15 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
 def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
     monkeypatch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 2000)
     config = Config(fine_ratio=0.03)
-    assert (memory.bank_size(config, 1, 10_000), memory.bank_size(config, 1, 500)) == (2000, 500)
-    assert (memory.bank_size(config, 1, 200_000), memory.bank_size(config, 0, 10_000)) == (6000, 1000)
-    assert memory.bank_size(Config(count=50), 1, 10_000) == 50
+    assert (bank_selection.bank_size(config, 1, 10_000), bank_selection.bank_size(config, 1, 500)) == (
+        2000,
+        500,
+    )
+    assert (bank_selection.bank_size(config, 1, 200_000), bank_selection.bank_size(config, 0, 10_000)) == (
+        6000,
+        1000,
+    )
+    assert bank_selection.bank_size(Config(count=50), 1, 10_000) == 50
 
 
 def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model(

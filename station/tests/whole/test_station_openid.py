@@ -22,7 +22,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from flawscope.errors import InputError
-from flawscope_station.access.passwords import SignInThrottle
+from flawscope_station.access.sign_in_throttle import SignInThrottle
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.settings.values import read_as

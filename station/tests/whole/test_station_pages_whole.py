@@ -7,7 +7,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from flawscope_station.access.passwords import SignInError, SignInThrottle
+from flawscope_station.access.sign_in_throttle import SignInError, SignInThrottle
 from flawscope_station.web import pages
 from station_helpers import inspected
 

@@ -18,9 +18,7 @@ from flawscope.machine import peak_memory
 from flawscope.methods.detector import embed_pictures
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.bank_selection import (
-    MemoryPlan,
     bank_size,
-    plan_memory,
     select_bank,
     select_banks,
 )
@@ -40,6 +38,7 @@ from flawscope.methods.patchcore.leave_one_out import (
     scores_above,
     suspicion_fence,
 )
+from flawscope.methods.patchcore.memory_plan import MemoryPlan, plan_memory
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import (
     ExistingBank,

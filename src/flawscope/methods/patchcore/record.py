@@ -1,13 +1,13 @@
-"""PatchCore's record: its settings, presets and abilities. Torch-free."""
+"""PatchCore's record: its settings and abilities. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from flawscope.methods.features.weights import TRANSFORMER
 from flawscope.methods.method import Method, Option, deferred
+from flawscope.methods.patchcore.presets import PRESETS
 from flawscope.methods.settings import (
     TRANSFORMER_BLOCKS,
     BranchSpec,
@@ -17,9 +17,6 @@ from flawscope.methods.settings import (
     round_to_patches,
 )
 from flawscope.pictures.form import STEP
-
-if TYPE_CHECKING:
-    from flawscope.types import Json
 
 
 @dataclass(frozen=True)
@@ -81,22 +78,6 @@ class Config(PatchSettings):
             yield BranchSpec(size, tuple(sorted(self.second_stages)), second=True)
 
 
-PRESETS: dict[str, Json] = {
-    "default": {},
-    "small": {"size": "256+384", "ratio": 0.03},
-    "accurate": {"second_backbone": TRANSFORMER},
-    # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
-    "paper": {
-        "backbone": "wide_resnet50_2",
-        "size": "256",
-        "keep_aspect": True,
-        "crop": 224,
-        "dimensions": 1024,
-        "score": "reweighted",
-        "augment": "none",
-    },
-}
-
 METHOD = Method(
     name="patchcore",
     config=Config,
@@ -107,7 +88,7 @@ METHOD = Method(
     fit=deferred("flawscope.methods.patchcore.fit:fit"),
     finds_suspects=True,
     extends=True,
-    predict_peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
+    predict_peak=deferred("flawscope.methods.patchcore.memory_plan:predict_peak"),
     options=(
         Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),
     ),

@@ -18,6 +18,7 @@ from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
 from flawscope_station.settings.shown import hash_values
 from flawscope_station.settings.station import Settings
+from flawscope_station.store.clock import CLOCK_CONFIRMED
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import QUESTION_ACCEPTED, VERSION_ACTIVATED, VERSION_ADDED
 from flawscope_station.store.records import (
@@ -32,7 +33,6 @@ from flawscope_station.store.records import (
 from flawscope_station.store.retention import KEEP_CONFIRMED
 from flawscope_station.store.rows import ShownEventRow
 from flawscope_station.store.schema import events, products, stations
-from flawscope_station.store.station_identity import CLOCK_CONFIRMED
 
 SETTINGS_CHANGED = "settings_changed"  # kind of an event
 SUBJECTS = {  # subject of a search -> kinds of its events

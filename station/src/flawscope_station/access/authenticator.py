@@ -15,9 +15,10 @@ from sqlalchemy import exists, or_, select
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.access.accounts import Tokens, Users, digest, normalize_name
-from flawscope_station.access.passwords import MAX_LENGTH, SignInError, SignInThrottle, subnet
+from flawscope_station.access.passwords import MAX_LENGTH
 from flawscope_station.access.roles import LOCAL_PERSON, Person
 from flawscope_station.access.sessions import Sessions, is_current
+from flawscope_station.access.sign_in_throttle import SignInError, SignInThrottle, subnet
 from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.records import SENDER_ADDRESS, add_event, iso
 from flawscope_station.store.rows import UserRow

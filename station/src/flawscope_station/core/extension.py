@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from flawscope.errors import message_with_type
 from flawscope_station.access.roles import VIEWER, Person, has_role
-from flawscope_station.core.live import Gauges
+from flawscope_station.core.metrics import Gauges
 from flawscope_station.inspecting.interlock import Gate, Interlock
 from flawscope_station.inspecting.queues import GroupQueue
 from flawscope_station.inspecting.ticket import RecordedInspection

@@ -18,10 +18,10 @@ from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.monitoring.machine import ClockJumps
 from flawscope_station.monitoring.problems import CONFIRM_CLOCK, Action
 from flawscope_station.settings.station import RetentionSettings
+from flawscope_station.store.clock import CLOCK_CONFIRMED, Clock
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import REMOVED_EVENT, Store
 from flawscope_station.store.retention import KEEP_CONFIRMED, RemovalSummary, Retention
-from flawscope_station.store.station_identity import CLOCK_CONFIRMED, Clock
 
 CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
 FIRST_CHECK_INTERVAL = 1.0  # seconds between two checks before the first removal, or the question about it

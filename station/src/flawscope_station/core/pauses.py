@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ScalarSelect, func, select
 
-from flawscope_station.core.live import Gauges
+from flawscope_station.core.metrics import Gauges
 from flawscope_station.inspecting.interlock import PausedError
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import RecordedInspection

@@ -10,8 +10,9 @@ from typing import TypedDict
 
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
-from flawscope_station.core.live import Gauges, LabelledKey, ReviewLeases
+from flawscope_station.core.metrics import Gauges, LabelledKey
 from flawscope_station.core.pauses import Pauses
+from flawscope_station.core.review_leases import ReviewLeases
 from flawscope_station.inspecting.memory import Turns
 from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products

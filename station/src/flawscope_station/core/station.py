@@ -23,10 +23,11 @@ from flawscope.pictures import decoding
 from flawscope_station.access.audit import note_changed_settings
 from flawscope_station.access.authenticator import Access
 from flawscope_station.core.connections import ConnectionContext, Connections, Timing
+from flawscope_station.core.event_broadcaster import EventBroadcaster
 from flawscope_station.core.extension import Extension, HasThreads, Input, Menu, Observers, Service
 from flawscope_station.core.health import Health
 from flawscope_station.core.housekeeping import Housekeeping
-from flawscope_station.core.live import EventBroadcaster, Metrics
+from flawscope_station.core.metrics import Metrics
 from flawscope_station.core.page_products import page_products
 from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.queries import Overview, Records

@@ -386,7 +386,7 @@ class Plan:
         learnt: Numbers of the inspections that the version `start` learnt from.
         verdicts: Verdicts that were not taken back.
         pictures: Reviewed pictures and random good pictures of the line. Each is a dictionary of the fields
-            of `flawscope.fitting.candidate.Reviewed`.
+            of `flawscope.fitting.update_evaluation.ReviewedPicture`.
     """
 
     start: int
@@ -456,7 +456,7 @@ def _valid_start(
 def _reviewed_fields(
     verdict: ValidVerdict, active: ActiveVersion, files: Files, *, is_drawn: bool, is_new: bool
 ) -> dict[str, object]:
-    """Return a reviewed picture as the fields of `flawscope.fitting.candidate.Reviewed`.
+    """Return a reviewed picture as the fields of `flawscope.fitting.update_evaluation.ReviewedPicture`.
 
     Args:
         verdict: Verdict on the picture.
@@ -478,6 +478,6 @@ def _reviewed_fields(
 
 
 def _picture_fields(row: LearntPictureRow, files: Files) -> dict[str, object]:
-    """Return the fields of `flawscope.fitting.candidate.Reviewed` that each picture has."""
+    """Return the fields of `flawscope.fitting.update_evaluation.ReviewedPicture` that each picture has."""
     source = str(files.path(PICTURES, row.picture, row.suffix))
     return {"number": int(row.id), "name": row.name, "source": source, "view": row.view or ""}

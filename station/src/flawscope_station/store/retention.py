@@ -22,6 +22,7 @@ from sqlalchemy import Connection, and_, delete, exists, false, func, or_, selec
 
 from flawscope.errors import pluralize
 from flawscope_station.settings.station import RetentionSettings
+from flawscope_station.store.clock import Clock
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files, StrayFiles
 from flawscope_station.store.insert import lock_products
@@ -53,7 +54,6 @@ from flawscope_station.store.schema import (
     verdicts,
     views,
 )
-from flawscope_station.store.station_identity import Clock
 
 PICTURES_PER_TRANSACTION = 100  # pictures of a removal, which ends with all pictures of an inspection
 ROWS_PER_QUERY = 500  # rows that one query reads

@@ -19,8 +19,8 @@ from flawscope import __version__
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import ENGINEER, OPERATOR, VIEWER, Person, has_role
+from flawscope_station.core.event_broadcaster import EventBroadcaster
 from flawscope_station.core.housekeeping import Housekeeping
-from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.core.queries import Overview
 from flawscope_station.monitoring.threads import describe_threads, thread_stacks
 from flawscope_station.settings.shifts import ShiftSettings, station_zone

@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 from flawscope_station.access.authenticator import Access
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
-from flawscope_station.core.live import Metrics
+from flawscope_station.core.metrics import Metrics
 from flawscope_station.core.pauses import Pauses
 from flawscope_station.core.queries import Overview, Records
 from flawscope_station.inspecting.renderings import InspectionRenderer

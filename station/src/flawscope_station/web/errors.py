@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.core.refusals import sender_text, status_and_code
+from flawscope_station.core.error_status import sender_text, status_and_code
 from flawscope_station.store.inspection import RefusalError
 
 _DELAY = 5  # seconds of Retry-After, unless the error has its own

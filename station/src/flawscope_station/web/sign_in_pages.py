@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope_station.access.authenticator import Access
-from flawscope_station.access.passwords import SignInError
 from flawscope_station.access.roles import ROLES
+from flawscope_station.access.sign_in_throttle import SignInError
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import secret, tls_context

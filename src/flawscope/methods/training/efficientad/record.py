@@ -1,16 +1,14 @@
-"""EfficientAD's record: its settings, presets and abilities. Torch-free."""
+"""EfficientAD's record: its settings and abilities. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
-
-if TYPE_CHECKING:
-    from flawscope.types import Json
+from flawscope.methods.training.efficientad.presets import PRESETS
 
 Size = Literal["xs", "s", "m"]  # size of a PDN
 # Channels of a PDN's first layer. s and m are the paper's; xs is a PDN-S with a fifth of its operations
@@ -22,7 +20,6 @@ CHANNELS = 384  # number of a teacher's outputs
 FIRST_LAYERS = 6
 
 
-PAPER_STEPS = 70_000
 # Values of `natural` that are no folder
 GENERATED = "generated"
 NONE = "none"
@@ -62,23 +59,6 @@ class Config(TrainingSettings):
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
         yield bool(self.natural.strip()), f"natural must be a folder, {GENERATED} or {NONE}"
         yield 0 <= low < high <= 1, "quantiles must be two rising shares such as 0.9,0.995"
-
-
-PRESETS: dict[str, Json] = {
-    "default": {},
-    # For few steps, and parts at any angle: the student begins as the teacher and forgets (decision 0017)
-    "quick": {"start": "teacher", "defects": 2, "natural": NONE, "weighed": True},
-    # A.1: one whole picture a step, no border, 70,000 steps. Give --set natural=FOLDER as well
-    "paper": {
-        "border": 0,
-        "sigma": 0.0,
-        "steps": PAPER_STEPS,
-        "window": None,
-        "rate": 1e-4,
-        "schedule": "drop",
-        "hard": 0.999,
-    },
-}
 
 
 METHOD = Method(

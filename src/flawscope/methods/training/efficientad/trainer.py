@@ -18,7 +18,8 @@ from flawscope.methods.task import Task
 from flawscope.methods.training import state, trainer
 from flawscope.methods.training.efficientad.model import Model, mirror_border
 from flawscope.methods.training.efficientad.networks import count_outputs, normalise
-from flawscope.methods.training.efficientad.record import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.training.efficientad.presets import PAPER_STEPS
+from flawscope.methods.training.efficientad.record import FIRST_LAYERS, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.training.efficientad.training_pictures import (
     DefectOutputs,
     DefectSimulator,

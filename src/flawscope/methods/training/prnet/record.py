@@ -1,17 +1,15 @@
-"""PRN's record: its settings, presets and abilities. Torch-free."""
+"""PRN's record: its settings and abilities. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
-
-if TYPE_CHECKING:
-    from flawscope.types import Json
+from flawscope.methods.training.prnet.presets import PRESETS
 
 STRIDES = (4, 8, 16, 32)  # strides of the backbone's stages; the last stage has no prototypes
 GENERATED = "generated"  # value of `textures` that is no folder
@@ -54,20 +52,6 @@ class Config(TrainingSettings):
         yield self.batch >= 2, "batch must be at least 2: a good picture and a defective one"
         yield 0 <= self.noise <= 10, "noise must be between 0 and 10"
         yield self.top >= 1, "top must be at least 1"
-
-
-PRESETS: dict[str, Json] = {
-    "default": {},
-    # 4.1: ResNet-18, 64 pictures a step, 1e-4; 700 epochs of 200 good pictures and as many defective ones
-    "paper": {
-        "backbone": "resnet18",
-        "batch": 64,
-        "rate": 1e-4,
-        "schedule": "constant",
-        "noise": 0.0,
-        "steps": 4400,
-    },
-}
 
 
 METHOD = Method(
