@@ -111,7 +111,7 @@ dist: ## build sdists and wheels, check them, and try the core in an empty envir
 release: ## make all files of a release (dist/); VERSION=0.1.0 REPOSITORY=https://...
 	$(PYTHON) deploy/release.py $(VERSION) $(if $(REPOSITORY),--repository $(REPOSITORY)) $(ARGS)
 
-bundle: $(READY) ## make an archive that installs a station without internet (dist/); ARGS="--platform win_amd64"
+bundle: $(READY) ## make an archive that installs a station without internet (dist/); ARGS="--extras openvino"
 	$(BIN)/python deploy/bundle.py $(ARGS)
 
 notes: ## print the release notes of this version, from the changelog

@@ -1,12 +1,15 @@
 """Makes one archive that installs a station on a machine without internet.
 
     python deploy/bundle.py
-    python deploy/bundle.py --platform win_amd64 --python 3.12
+    python deploy/bundle.py --extras openvino         # without torch
 
 It holds wheels of flawscope and all that it needs, the weights of the default networks among them, the
 pages of docs/, an installer, and the SHA-256 of every file; docs/station-install.md says how to install it.
-pip finds the wheels: `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` spares a Linux machine
-without a GPU the 3 GB of torch's CUDA build.
+The archive is for machines with this system and this version of Python: pip's --platform and
+--python-version choose among wheels, but markers such as `sys_platform == "win32"` and
+`python_version >= "3.12"`, which say what a package needs, are those of the Python that runs pip.
+`PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` spares a Linux machine without a GPU torch's CUDA
+build, gigabytes.
 """
 
 from __future__ import annotations
@@ -26,11 +29,14 @@ from built_files import DISTRIBUTIONS, Distribution
 
 ROOT = Path(__file__).resolve().parents[1]
 GLIBC = (17, 24, 27, 28, 31, 34, 35)  # versions 2.x that wheels are built for
+# that archives are for, with pip's names: the line's machine may have an older glibc than this one
 PLATFORMS = {
     "linux_x86_64": [f"manylinux_2_{n}_x86_64" for n in GLIBC] + ["manylinux2014_x86_64"],
     "linux_aarch64": [f"manylinux_2_{n}_aarch64" for n in GLIBC] + ["manylinux2014_aarch64"],
     "win_amd64": ["win_amd64"],
 }
+HERE = sysconfig.get_platform().replace("-", "_")
+PYTHON = ".".join(platform.python_version_tuple()[:2])
 EXTRAS = "train,export,openvino"
 PROGRAMS = [one for one in DISTRIBUTIONS if not one.holds_weights]  # the library, the station, the line
 FILES = ("README.md", "CHANGELOG.md", "LICENSE", "NOTICE")
@@ -41,7 +47,7 @@ INSTALLER = {
 
 
 def wheels(target: str, python: str, extras: str, folder: Path) -> None:
-    """Fill the folder with the wheels for a platform and a version of Python.
+    """Fill the folder with the wheels for this machine's platform and version of Python.
 
     The project's own wheels are built and named as files: pip takes none of these names from an index.
     """
@@ -68,7 +74,7 @@ def _wheel_of(distribution: Distribution, folder: Path) -> Path:
 
 
 def bundle(target: str, python: str, extras: str, out: Path) -> Path:
-    """Makes the archive; returns its path."""
+    """Make the archive of this machine's platform and version of Python; return its path."""
     text = (ROOT / "src/flawscope/_version.py").read_text(encoding="utf-8")
     found = re.search(r'"(.+)"', text)
     assert found
@@ -95,23 +101,36 @@ def bundle(target: str, python: str, extras: str, out: Path) -> Path:
         return Path(shutil.make_archive(str(out / name), kind, made, name))
 
 
+def check_machine(target: str, python: str) -> None:
+    """Check that an archive can be made here for a platform and a version of Python.
+
+    Raises:
+        SystemExit: they are not this machine's, or no archive is made for the platform.
+    """
+    if target not in PLATFORMS:
+        names = ", ".join(PLATFORMS)
+        raise SystemExit(f"no archive for {target}: they are for {names}, and each is made on such a machine")
+    if (target, python) != (HERE, PYTHON):
+        raise SystemExit(
+            f"no archive for {target} and Python {python} can be made on {HERE} with Python {PYTHON}: "
+            "pip chooses packages for the machine that it runs on; make it on such a machine with that Python"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    here = sysconfig.get_platform().replace("-", "_")
     parser.add_argument(
-        "--platform", choices=PLATFORMS, default=here if here in PLATFORMS else None, help="default: this one"
+        "--platform", default=HERE, help="the line's: only this machine's own, %(default)s, is possible"
     )
-    version = ".".join(platform.python_version_tuple()[:2])
     parser.add_argument(
-        "--python", default=version, metavar="3.12", help="of the machine (default: %(default)s)"
+        "--python", default=PYTHON, metavar="3.12", help="the line's: only this one's, %(default)s"
     )
     parser.add_argument("--extras", default=EXTRAS, metavar="A,B", help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", metavar="DIR", help="default: dist")
     args = parser.parse_args()
-    if args.platform is None:
-        parser.error(f"give --platform, one of {', '.join(PLATFORMS)}")
+    check_machine(args.platform, args.python)
     print(bundle(args.platform, args.python, args.extras, args.out))
 
 

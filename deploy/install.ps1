@@ -51,7 +51,9 @@ foreach ($line in Get-Content "$here\SHA256SUMS") {
 }
 if (Test-Path "$root\$version") { Remove-Item -Recurse "$root\$version" }
 New-Item -ItemType Directory -Force $root, "$root\backups" | Out-Null
-Invoke-Checked "Python is missing: install it first" { & py -3 -m venv "$root\$version" }
+# the folder's name ends in the version of Python that the wheels are for: -py312
+$python = if ($here -match '-py3(\d+)$') { "-3.$($Matches[1])" } else { "-3" }
+Invoke-Checked "``py $python`` is missing: install that Python first" { & py $python -m venv "$root\$version" }
 $wheel = (Get-Item "$here\wheels\flawscope-*.whl").FullName
 $extras = "$(Get-Content "$here\EXTRAS")".Trim()
     if ($extras) { $extras = "[$extras]" }

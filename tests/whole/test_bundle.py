@@ -43,6 +43,22 @@ def done(found):
     return found.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["--platform", "win_amd64", "--python", "3.99"], "make it on such a machine with that Python"),
+        (["--platform", "macosx_14.0_arm64"], "each is made on such a machine"),
+    ],
+)
+def test_an_archive_for_another_machine_is_refused_in_one_line(tmp_path, words, remedy):
+    call = [sys.executable, ROOT / "deploy/bundle.py", *words, "--out", tmp_path / "dist"]
+    found = subprocess.run(call, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert remedy in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not (tmp_path / "dist").exists()
+
+
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="needs Linux' namespaces: nothing to install"
 )
