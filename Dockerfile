@@ -1,6 +1,6 @@
 # Three images (docs/install.md):
 #   docker build --target runtime -t flawscope .          predicts, evaluates and calibrates exported models, no torch
-#   docker build --target train -t flawscope:train .      everything, on the processor
+#   docker build --target train -t flawscope:train .      everything, on the CPU
 #   docker build --target station -t flawscope:station .  a station with exported models (docs/station-install.md)
 # docker/check.py runs the steps below without a Docker daemon.
 
@@ -27,7 +27,7 @@ COPY src ./src
 RUN pip install -c constraints.txt ".[openvino,report]"
 
 FROM build AS build-train
-# Builds for the processor: those on PyPI bring gigabytes of CUDA. For a GPU: .../whl/cu130
+# Builds for the CPU: those on PyPI bring gigabytes of CUDA. For a GPU: .../whl/cu130
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # without dependencies: this index has other versions of them than constraints.txt
 RUN pip install -c constraints.txt --no-deps --index-url "$TORCH_INDEX" torch torchvision

@@ -7,10 +7,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # all tests in several processes; the few that ARGS names are done before those have started
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-# the first floor of tests, and one of each kind of tests/whole
+# unit tests, and one end-to-end test of each kind
 QUICK := smoke or not whole
 
-# of all three houses: the library, the station, and plugins for a line
+# of all three packages: the library, the station, and plugins for a line
 CODE := src tests conftest.py station line weights bench docs examples docker deploy
 
 .DEFAULT_GOAL := help
@@ -22,13 +22,13 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-# PyPI's torch for Linux is built for graphics cards and takes gigabytes; its own index has one for the processor.
+# PyPI's torch for Linux is built for GPUs and takes gigabytes; its own index has one for the CPU.
 # An index or folder of one's own is taken as it is, and where that index cannot be reached PyPI's will do.
 define TORCH
 if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi > /dev/null \
 	&& ! $(BIN)/python -m pip config list | grep -qE 'index-url|find-links|no-index' && ! $(BIN)/python -c 'import torch' 2> /dev/null; then \
 	$(INSTALL) --retries 1 --index-url https://download.pytorch.org/whl/cpu torch torchvision \
-		|| echo "torch for the processor cannot be had there: the usual one is installed"; fi
+		|| echo "torch for the CPU is not to be had: the usual one is installed"; fi
 endef
 
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -46,10 +46,10 @@ $(READY): pyproject.toml station/pyproject.toml line/pyproject.toml weights/pypr
 
 install: $(READY) ## create .venv with everything for development
 
-demo: $(or $(wildcard $(READY)),$(VENV)/.demo) ## draw a data set, fit, evaluate, write pictures (demo/)
+demo: $(or $(wildcard $(READY)),$(VENV)/.demo) ## generate a data set, fit, evaluate, write pictures (demo/)
 	$(BIN)/flawscope demo --out demo
 
-test: $(READY) ## run the tests of rooms, and one of each kind of whole ones; ALL=1: all of them
+test: $(READY) ## run the unit tests and one end-to-end test of each kind; ALL=1: all tests
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL) $(if $(ALL),,-m "$(QUICK)"))
 
 chain: $(READY) ## all methods, runtimes and precisions give the same numbers, in minutes
@@ -72,7 +72,7 @@ format: $(READY) ## apply the style
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: $(READY) ## measure everything (bench/results/), a day; goes on where it stopped (bench/README.md)
+bench: $(READY) ## measure everything (bench/results/) in about a day; goes on where it stopped (bench/README.md)
 	$(BIN)/python bench/accuracy.py --seen 0,10
 	$(BIN)/python bench/fit.py
 	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
@@ -97,7 +97,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt
 docs: $(VENV)/.docs ## build the guide as a site (site/)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-dist: ## build sdists and wheels, check them, and try the core in an empty environment (dist/)
+dist: ## build sdists and wheels (dist/), check them, and try the core in an empty environment
 	rm -rf dist build/dist
 	$(PYTHON) -m venv build/dist/tools
 	build/dist/tools/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
@@ -108,7 +108,7 @@ dist: ## build sdists and wheels, check them, and try the core in an empty envir
 	build/dist/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/flawscope-*.whl
 	cd build/dist && empty/bin/flawscope info ../../tests/fixtures/models/patchcore-two-sizes.onnx --self-test
 
-release: ## make all files of a release (dist/); VERSION=0.1.0 REPOSITORY=https://...
+release: ## make all files of a release (dist/); VERSION=0.1.0, optional REPOSITORY=https://...
 	$(PYTHON) deploy/release.py $(VERSION) $(if $(REPOSITORY),--repository $(REPOSITORY)) $(ARGS)
 
 bundle: $(READY) ## make an archive that installs a station without internet (dist/); ARGS="--extras openvino"

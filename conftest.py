@@ -1,4 +1,4 @@
-"""What many tests share: one drawn data set and one small real model fitted on it."""
+"""What many tests share: one generated data set and one small real model fitted on it."""
 
 import copy
 import faulthandler
@@ -45,14 +45,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Where of the second floor only its smokes are asked for, files without one are not even imported."""
+    """Where only smokes of end-to-end tests are asked for, files without one are not even imported."""
     if "smoke" in config.option.markexpr and "/tests/whole/" in collection_path.as_posix():
         is_left_out = collection_path.suffix == ".py" and ".smoke" not in collection_path.read_text("utf-8")
         return is_left_out or None
 
 
 def pytest_collection_modifyitems(items):
-    """Tests below tests/whole/ are of the second floor. The processes begin with these, by turns of
+    """Tests below tests/whole/ are end-to-end tests. The processes begin with these, by turns of
     files: none that takes long is left for the end, when the other processes have nothing to do."""
     for item in items:
         if "/tests/whole/" in item.path.as_posix():
@@ -241,7 +241,7 @@ def traced_once(shared):
     trace, read = onnx_graph.trace_module, _registration.ONNXRegistry.from_torchlib
 
     def operators(**asked):
-        """The exporter's, whose sources it would read anew for every graph: a second of the processor's."""
+        """The exporter's, whose sources it would read anew for every graph: a second of CPU time."""
         key = repr(asked)
         if key not in _MADE:
             with apart("exporter"):
@@ -293,7 +293,7 @@ def exported(model_path, drawn, shared):
 
 @pytest.fixture
 def bf16_in_name(monkeypatch):
-    """An export in bf16 reduces nothing, on any processor: what is left is its calibration anew."""
+    """An export in bf16 reduces nothing, on any CPU: what is left is its calibration anew."""
     from flawscope.runtime import openvino
 
     monkeypatch.setattr(openvino, "_precision_hint", lambda core, device, precision: "f32")

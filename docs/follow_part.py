@@ -1,10 +1,11 @@
 """Follow a part through a station: `python docs/follow_part.py` sends a picture under a key to one that runs,
-and prints which rooms its calls enter in each thread, and how often they return to one that they had left.
+and prints which packages its calls enter in each thread, and how often they return to one that they had left.
 
 Every call of a function of the station counts that a thread on the part's way makes, from the request's first
-byte to the moment when all who listen are told; an `await` that goes on enters its function anew. A room is a
-package of the station; `--files`: a file. A stay is a run of calls in one room, and a return is a stay in a
-room that the thread had left. Of several parts that which made the fewest is told: a timer may fall into one.
+byte until all who listen have the answer; an `await` that goes on enters its function anew. A place is a
+package of the station; `--files`: a file. A stay is a run of calls in one place, and a return is a stay in a
+place that the thread had left. Of several parts, the one that made the fewest is reported: a timer may fall
+into one.
 
 The background's threads, the server's own tick, and the look-up of who sends, which is kept for seconds, are
 not on the way.
@@ -40,32 +41,32 @@ ROOT = Path(flawscope_station.__file__).parent
 PRODUCT = "plate"
 WARM, FOLLOWED = 3, 4  # parts before those that are followed: what is made once is made; parts followed
 PAUSE_SECONDS = 1.0  # between two parts
-TOLD_SECONDS = 0.05  # after the answer, in which who listens is told
+TOLD_SECONDS = 0.05  # after the answer, in which who listens gets it
 TICK = ("on_tick", "close_if_stalled", "_timeout")  # functions of the server's tick, each second
 # beginnings of threads' names
 WAY = ("event loop", "request", "upload", "beside", "judge", "recorder", "observers")
 
 
 class Call(NamedTuple):
-    """Call of a function of the station. room: package or file in which it stands."""
+    """Call of a function of the station. place: package or file in which it stands."""
 
     thread: str
-    room: str
+    place: str
     function: str
 
 
 class Way(NamedTuple):
-    """Way of a part through the rooms. stays: runs of calls in one room, of all threads. returns: those in a
-    room that their thread had left before."""
+    """Way of a part through the places. stays: runs of calls in one place, of all threads. returns: those in
+    a place that their thread had left before."""
 
     calls: int
-    rooms: int
+    places: int
     stays: int
     returns: int
 
 
 class Follower:
-    """Notes the calls of a station while it is `on`. files: rooms are files."""
+    """Notes the calls of a station while it is `on`. files: places are files."""
 
     def __init__(self, files: bool = False):
         self.files, self.on, self.calls = files, False, list[Call]()
@@ -81,10 +82,10 @@ class Follower:
         if not code.co_filename.startswith(f"{ROOT}/") or code.co_name in TICK:
             return
         path = Path(code.co_filename).relative_to(ROOT)
-        room = path.as_posix() if self.files else path.parts[0]
+        place = path.as_posix() if self.files else path.parts[0]
         thread = threading.current_thread().name
         if thread.startswith(WAY):
-            self.calls.append(Call(thread, room, code.co_name))
+            self.calls.append(Call(thread, place, code.co_name))
 
     def by_thread(self) -> dict[str, list[list[Call]]]:
         """Stays of each thread, in their order."""
@@ -100,8 +101,8 @@ class Follower:
         stays, returns = 0, 0
         for own in self.by_thread().values():
             stays += len(own)
-            returns += len(own) - len({stay[0].room for stay in own})
-        return Way(len(self.calls), len({call.room for call in self.calls}), stays, returns)
+            returns += len(own) - len({stay[0].place for stay in own})
+        return Way(len(self.calls), len({call.place for call in self.calls}), stays, returns)
 
     def report(self) -> str:
         """Lines on the stays of each thread, and what they come to."""
@@ -110,9 +111,9 @@ class Follower:
             lines.append(thread)
             for number, stay in enumerate(stays, 1):
                 names = ", ".join(dict.fromkeys(call.function for call in stay))
-                lines.append(f"  {number:3} {stay[0].room:28} {names}")
+                lines.append(f"  {number:3} {stay[0].place:28} {names}")
         way = self.way()
-        lines.append(f"{way.calls} calls, {way.rooms} rooms, {way.stays} stays, {way.returns} returns")
+        lines.append(f"{way.calls} calls, {way.places} places, {way.stays} stays, {way.returns} returns")
         return "\n".join(lines)
 
 
@@ -161,7 +162,7 @@ def follow(model: Path, pictures: list[bytes], store: Path, follower: Follower) 
 
 
 def shortest(follower: Follower) -> tuple[Way, str]:
-    """Follow drawn parts; return the way of the one that made the fewest stays, and its report."""
+    """Follow generated parts; return the way of the one that made the fewest stays, and its report."""
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder, count = Path(name), WARM + FOLLOWED
@@ -176,7 +177,7 @@ def shortest(follower: Follower) -> tuple[Way, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", action="store_true", help="a room is a file")
+    parser.add_argument("--files", action="store_true", help="a place is a file")
     args = parser.parse_args()
     print(shortest(Follower(args.files))[1])
 

@@ -1,8 +1,8 @@
-"""Follow the pictures through a fit: `python docs/follow_pictures.py` fits drawn ones, and prints the rooms
-that they enter, in their order, and how often they return to one that they had left.
+"""Follow the pictures through a fit: `python docs/follow_pictures.py` fits generated
+ones, and prints the packages that they enter, in order, and how often they return to one that they had left.
 
 A call counts where it is given pictures in any form: paths, pixels, views, or what holds these. Each call of
-one function by another counts once, when it first comes. A room is a package; `--files`: a file.
+one function by another counts once, when it first comes. A place is a package; `--files`: a file.
 """
 
 from __future__ import annotations
@@ -59,50 +59,50 @@ def holds_pictures(value: Any, depth: int = DEPTH) -> bool:
 
 
 class Follower:
-    """Notes the calls that are given pictures, by room and function. files: rooms are files."""
+    """Notes the calls that are given pictures, by place and function. files: places are files."""
 
     def __init__(self, files: bool):
         self.files, self.calls = files, list[tuple[str, str]]()
         self._known: set[tuple[CodeType | None, CodeType]] = set()
 
-    def room_of(self, frame: FrameType | None) -> str | None:
-        """The room of the code that runs; None: it is not flawscope's."""
+    def place_of(self, frame: FrameType | None) -> str | None:
+        """The place of the code that runs; None: it is not flawscope's."""
         if frame is None or not frame.f_code.co_filename.startswith(f"{ROOT}/"):
             return None
         path = Path(frame.f_code.co_filename).relative_to(ROOT)
         return path.as_posix() if self.files else path.parts[0].removesuffix(".py")
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call" or (room := self.room_of(frame)) is None or "<" in frame.f_code.co_name:
+        if event != "call" or (place := self.place_of(frame)) is None or "<" in frame.f_code.co_name:
             return
         caller = frame.f_back
-        while caller is not None and self.room_of(caller) is None:
+        while caller is not None and self.place_of(caller) is None:
             caller = caller.f_back
         call = (None if caller is None else caller.f_code, frame.f_code)
         if call not in self._known and any(map(holds_pictures, list(frame.f_locals.values()))):
             self._known.add(call)
-            self.calls.append((room, frame.f_code.co_qualname.removesuffix(".__init__")))
+            self.calls.append((place, frame.f_code.co_qualname.removesuffix(".__init__")))
 
     def stays(self) -> list[tuple[str, str]]:
-        """Each stay in a room, one after the other: the room, and the functions there."""
-        rooms = groupby(self.calls, itemgetter(0))
-        return [(room, ", ".join(name for _, name in calls)) for room, calls in rooms]
+        """Each stay in a place, one after the other: the place, and the functions there."""
+        places = groupby(self.calls, itemgetter(0))
+        return [(place, ", ".join(name for _, name in calls)) for place, calls in places]
 
-    def rooms(self) -> set[str]:
-        return {room for room, _ in self.stays()}
+    def places(self) -> set[str]:
+        return {place for place, _ in self.stays()}
 
     def returns(self) -> int:
-        """Number of stays in a room that the pictures had left."""
-        return len(self.stays()) - len(self.rooms())
+        """Number of stays in a place that the pictures had left."""
+        return len(self.stays()) - len(self.places())
 
     def report(self) -> str:
         """Lines on the stays, and what they come to."""
-        lines = [f"  {number:3} {room:12} {names}" for number, (room, names) in enumerate(self.stays(), 1)]
-        return "\n".join([*lines, f"{len(self.rooms())} rooms entered, {self.returns()} returns"])
+        lines = [f"  {number:3} {place:12} {names}" for number, (place, names) in enumerate(self.stays(), 1)]
+        return "\n".join([*lines, f"{len(self.places())} places entered, {self.returns()} returns"])
 
 
 def follow(folder: Path, kind: str, files: bool) -> Follower:
-    """Follows the pictures of a data set through a fit of a kind. files: rooms are files."""
+    """Follows the pictures of a data set through a fit of a kind. files: places are files."""
     follower = Follower(files)
     threading.setprofile(follower)
     sys.setprofile(follower)
@@ -120,7 +120,7 @@ def draw_pictures(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", action="store_true", help="a room is a file")
+    parser.add_argument("--files", action="store_true", help="a place is a file")
     parser.add_argument(
         "--kinds", default=";".join(KINDS), help=f"of fits, separated by ; ({'; '.join(KINDS)})"
     )

@@ -1,9 +1,9 @@
-"""What each test costs: the processor's seconds, its own processes' included, kept in build/durations.tsv.
+"""What each test costs: seconds of CPU time, its own processes' included, kept in build/durations.tsv.
 
 A fixture that several tests share has a row of its own, so that no test pays for being the first; so has
-what is made once in a run or a process, `apart`. Tests lie on two floors (docs/testing.md): those of the
-first cost little and start no process and no server. One that does otherwise fails; of the processor it may
-take twenty times what is asked, since machines differ, and a second counts for less where others are busy.
+what is made once in a run or a process, `apart`. Unit tests (docs/testing.md) cost little and start no
+process and no server. One that does otherwise fails; it may take twenty times the CPU time that is asked,
+since machines differ, and a second counts for less where others are busy.
 """
 
 import builtins
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-MOST, FAILS = 0.3, 6.0  # seconds of the processor for a test of the first floor: asked, and at which it fails
+MOST, FAILS = 0.3, 6.0  # seconds of CPU time of a unit test: asked, and at which it fails
 REFUSED = ("subprocess.Popen", "os.posix_spawn", "os.fork", "socket.bind", "socket.connect")
 WHOLE = "tests/whole/"
 _plugins = []  # that of this process
@@ -97,9 +97,9 @@ class Durations:
         finally:
             own = self._spent - self._shared
             item.user_properties.append(("durations", list({item.nodeid: own, **self._fixtures}.items())))
-        why = [*sorted(self._asked), *[f"{own:.1f} s of the processor"] * (own > FAILS)]
+        why = [*sorted(self._asked), *[f"{own:.1f} s of CPU time"] * (own > FAILS)]
         if why and WHOLE not in item.nodeid and "cuda" not in item.keywords:
-            pytest.fail(f"not of the first floor (docs/testing.md): {', '.join(why)}", pytrace=False)
+            pytest.fail(f"no unit test (docs/testing.md): {', '.join(why)}", pytrace=False)
         return ended
 
     def _measured(self):
@@ -115,7 +115,7 @@ class Durations:
         with self.apart(f"fixture {fixturedef.argname}") if is_shared else nullcontext():
             return (yield)
 
-    # ---------------------------------------------------------------------------------- where they are told
+    # ------------------------------------------------------------------------------ where they are reported
 
     def pytest_runtest_logreport(self, report):
         if self.is_worker:
@@ -133,15 +133,15 @@ class Durations:
                 table.write(f"{cost:.3f}\t{self._outcomes.get(name, 'passed')}\t{name}\n")
 
     def pytest_terminal_summary(self, terminalreporter):
-        floors, files = Counter(), Counter()
+        kinds, files = Counter(), Counter()
         for name, cost in self._rows.items():
-            floors["shared" if "::" not in name else "whole" if WHOLE in name else "first floor"] += cost
+            kinds["shared" if "::" not in name else "end-to-end" if WHOLE in name else "unit"] += cost
             files[name.partition("::")[0]] += cost
-        if not floors:
+        if not kinds:
             return
-        told = ", ".join(f"{floor} {cost:.0f} s" for floor, cost in floors.most_common())
-        terminalreporter.write_line(f"of the processor: {told}; each in {self.place}; most:")
-        for name, cost in files.most_common(40 if floors["whole"] > 1000 else 5):
+        listed = ", ".join(f"{kind} {cost:.0f} s" for kind, cost in kinds.most_common())
+        terminalreporter.write_line(f"CPU time: {listed}; each in {self.place}; most:")
+        for name, cost in files.most_common(40 if kinds["end-to-end"] > 1000 else 5):
             terminalreporter.write_line(f"{cost:8.1f}  {name}")
         beyond = {name: cost for name, cost in self._rows.items() if "::" in name and WHOLE not in name}
         beyond = {name: cost for name, cost in beyond.items() if cost > MOST}

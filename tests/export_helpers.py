@@ -1,4 +1,4 @@
-"""A trained model, pictures that it has and has not seen, and exported files: for tests of both floors."""
+"""A trained model, pictures that it has and has not seen, and exported files, for tests of both kinds."""
 
 import numpy as np
 

@@ -4,12 +4,12 @@
     $ python tests/mutants.py --out after.json --again mutants.json   # the same faults, later
 
 A mutant is the program with one operator, constant, condition or returned value changed. Some are drawn
-from every room of the three houses, the rest by size, from --seed and the source. All of them are in one copy
-of the program, each behind a switch (mutant schemata: Untch, Offutt and Harrold 1993): one run of the tests
-with every switch off tells which tests come by which place, also in processes that tests start. Then each
-mutant is switched on and runs the tests of `make test` that come by it, the quickest first, until one fails,
-and where none does, the others; one that survives is printed with its line. Places that are gone count apart.
-Goes on where it stopped.
+from every package, the rest by size, from --seed and the source. All of them are in one copy of the
+program, each behind a switch (mutant schemata: Untch, Offutt and Harrold 1993): one run of the tests with
+every switch off tells which tests come by which place, also in processes that tests start. Then each
+mutant is switched on and runs the tests of `make test` that come by it, the quickest first, until one
+fails, and where none does, the others; one that survives is printed with its line. Places that are gone
+count apart. Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OTHER = {
     ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult,
 }  # fmt: skip
-MOST = 40  # tests of either floor that a mutant runs: of a place that all come by, the quickest tell
+MOST = 40  # tests of either kind that a mutant runs: of a place that all come by, the quickest tell
 QUICK = "smoke or not whole"  # of the Makefile
 LIMIT = 240  # seconds for a mutant: one that never ends is found
 SWITCH = '''
@@ -114,7 +114,7 @@ def sites(path: Path) -> list[dict[str, Any]]:
 
 
 def drawn(number: int, seed: int) -> list[dict[str, Any]]:
-    """Two mutants of every room, the others by size; none within another."""
+    """Two mutants of every package (here: room), the others by size; none within another."""
     rooms: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for package, source in HOUSES.items():
         for path in sorted((ROOT / source / package).rglob("*.py")):
@@ -158,7 +158,7 @@ def switched(copy: Path, mutants: list[dict[str, Any]]) -> None:
 
 
 def places(mutant: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of the mutant's module; of its room where the module is gone or has lost its function."""
+    """Those of the mutant's module; of its package where the module is gone or has lost its function."""
     paths = [ROOT / mutant["module"]]
     package, room = mutant["room"].split(".")
     paths += sorted((ROOT / HOUSES[package] / package / room).rglob("*.py"))

@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_industrial_cameras.py, whole/test_industrial_cameras_whole.py."""
+"""What unit and end-to-end tests need: test_industrial_cameras.py, whole/test_industrial_cameras_whole.py."""
 
 from __future__ import annotations
 

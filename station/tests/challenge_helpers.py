@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_station_challenge.py, whole/test_station_challenge_whole.py."""
+"""What unit and end-to-end tests need: test_station_challenge.py, whole/test_station_challenge_whole.py."""
 
 from dataclasses import replace
 from typing import Any

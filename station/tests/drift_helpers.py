@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_station_drift.py, whole/test_station_drift_whole.py."""
+"""What unit and end-to-end tests need: test_station_drift.py, whole/test_station_drift_whole.py."""
 
 from typing import Any
 

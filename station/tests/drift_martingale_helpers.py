@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_drift_martingale.py, whole/test_drift_martingale_whole.py."""
+"""What unit and end-to-end tests need: test_drift_martingale.py, whole/test_drift_martingale_whole.py."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_station_keeping.py, whole/test_station_keeping_whole.py."""
+"""What unit and end-to-end tests need: test_station_keeping.py, whole/test_station_keeping_whole.py."""
 
 from __future__ import annotations
 

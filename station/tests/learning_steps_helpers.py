@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_learning_steps.py, whole/test_learning_steps_whole.py."""
+"""What unit and end-to-end tests need: test_learning_steps.py, whole/test_learning_steps_whole.py."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_station_sink_changes.py, whole/test_station_sink_changes_whole.py."""
+"""For test_station_sink_changes.py and whole/test_station_sink_changes_whole.py."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What tests of both floors need: test_station_store.py, whole/test_station_store_whole.py."""
+"""What unit and end-to-end tests need: test_station_store.py, whole/test_station_store_whole.py."""
 
 import itertools
 import random

@@ -2,11 +2,12 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from flawscope.datasets import find_categories, open_dataset
+from flawscope.datasets import find_categories, layouts, open_dataset
 from flawscope.errors import InputError
 
 
@@ -51,6 +52,19 @@ def test_mvtec(mvtec, save):
         *(({"test_share": share}, "test share") for share in (-0.1, 1.0, float("nan"))),
     ):
         assert words in refused(mvtec, **options)
+
+
+def test_a_layout_is_one_row(mvtec, monkeypatch):
+    """Also one with the folders train and test."""
+    opener = partial(layouts._open_split, layout="own")
+    row = layouts._Layout("own", lambda folder: (folder / "own").is_dir(), opener, needs_train=True)
+    monkeypatch.setattr(layouts, "_LAYOUTS", (row, *layouts._LAYOUTS))
+    assert open_dataset(mvtec).layout == "mvtec"
+    (mvtec / "own").mkdir()
+    assert (open_dataset(mvtec).layout, find_categories(mvtec.parent)) == ("own", ["widget"])
+    assert "the own layout says which pictures are good" in refused(mvtec, good="good")
+    shutil.rmtree(mvtec / "train")
+    assert find_categories(mvtec.parent) == []
 
 
 SPLIT_WORDS = [

@@ -55,7 +55,7 @@ class Dataset:
     Attributes:
         root: Folder of the category, in which all pictures and masks lie.
         category: Name of the category.
-        layout: mvtec, mvtec2, loco, btad, visa, realiad, folder or review.
+        layout: Name of the layout, such as mvtec, visa or folder; `layouts` has all of them.
         train: Good pictures to learn from.
         test: Good and defective pictures.
         validation: Good pictures; MVTec LOCO and MVTec AD 2 have some.

@@ -3,6 +3,8 @@
 The kind of a picture follows from the *name of its folder* inside the data set (`pictures.folder_words`),
 never from letters somewhere in its path: /home/tester/goods/test/part.png is not good because "good" occurs
 in it. Folders without a split are opened by `own_folders`.
+
+Each layout is a row of `_LAYOUTS`, with its test and the function that opens it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import csv
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, defect_item
@@ -110,27 +114,15 @@ def open_dataset(
     # before the layout is known, because a bad pattern is an error in every layout
     part_of = group_reader(group) if group is None or isinstance(group, str) else group
     folder = _choose_category(_review_folder(_require_entries(root)), category, good)
-    layout = _layout_of(folder) or "bare"
+    layout = _layout_of(folder)
     settings = SplitSettings(seed, test_share, part_of)
     if good is not None:
-        if layout not in ("folder", "bare", *_MVTEC_LIKE):
-            raise InputError(f"{folder}: the {layout} layout says which pictures are good; leave --good out")
+        if layout is not None and not layout.takes_good:
+            raise InputError(
+                f"{folder}: the {layout.name} layout says which pictures are good; leave --good out"
+            )
         return open_named(folder, good, settings)
-    if layout in _MVTEC_LIKE:
-        return _open_split(folder, layout)
-    if layout == "review":
-        return _open_review(folder)
-    open_layout = _OPENERS[layout]
-    return open_layout(folder, settings)
-
-
-# functions that open the layouts without a fixed split
-_OPENERS: Mapping[str, Callable[[Path, SplitSettings], Dataset]] = {
-    "visa": open_visa,
-    "realiad": open_realiad,
-    "folder": open_folder,
-    "bare": open_bare,
-}
+    return open_bare(folder, settings) if layout is None else layout.open(folder, settings)
 
 
 def open_defects(
@@ -145,7 +137,7 @@ def open_defects(
         InputError: As in `open_dataset`.
     """
     folder = _choose_category(_review_folder(_require_entries(root)), category, good)
-    if good is None and _layout_of(folder) in (None, "folder"):
+    if good is None and _has_own_folders(folder):
         truth = GroundTruth(folder)
         tree = FolderTree(folder, truth.pictures)
         if Said.UNCLEAR in tree.meanings:
@@ -224,42 +216,67 @@ def _unknown_category(
 
 # ---------------------------------------------------------------------------- which folder, which layout
 
-# layouts with train/good, test/KIND and ground_truth/KIND
-_MVTEC_LIKE = ("mvtec", "mvtec2", "btad", "loco")
 
-
-def _layout_of(folder: Path) -> str | None:
+def _layout_of(folder: Path) -> _Layout | None:
     """Return the layout of a category; None for a folder that is not a category."""
-    if is_visa(folder):
-        return "visa"
-    if is_realiad(folder):
-        return "realiad"
-    if (folder / REVIEW_FILE).is_file():
-        return "review"
+
+    @cache
+    def has_train() -> bool:
+        return _train_good(folder) is not None
+
+    for layout in _LAYOUTS:
+        if layout.needs_train and not has_train():
+            continue
+        if layout.fits(folder):
+            return layout
+    return None
+
+
+def _has_own_folders(folder: Path) -> bool:
+    """Whether a folder has no published layout, and `review` did not write it."""
+    layout = _layout_of(folder)
+    return layout is None or layout.name == "folder"
+
+
+def _train_good(folder: Path) -> Path | None:
+    """Return the folder of good pictures in a category's folder train; None where there is none."""
     train = _split_folder(folder, "train")
-    good = good_folders(train) if train else ()
-    if good:
-        return _layout_of_split(folder, good[0])
+    return next(iter(good_folders(train)), None) if train else None
+
+
+def _is_mvtec2(folder: Path) -> bool:
+    """Whether a folder with `_train_good` is a category of MVTec AD 2."""
+    return subfolder(folder, "test_public") is not None
+
+
+def _is_loco(folder: Path) -> bool:
+    """Whether a folder with `_train_good` is a category of MVTec LOCO."""
+    return subfolder(folder, "validation") is not None
+
+
+def _is_btad(folder: Path) -> bool:
+    """Whether a folder with `_train_good` is a category of BTAD."""
+    good = _train_good(folder)
+    return good is not None and good.name.casefold() == "ok"
+
+
+def _is_mvtec(_folder: Path) -> bool:
+    """Whether a folder with `_train_good` has the layout of MVTec AD: always, if no row above it fits."""
+    return True
+
+
+def _has_review(folder: Path) -> bool:
+    """Whether `review` wrote a folder."""
+    return (folder / REVIEW_FILE).is_file()
+
+
+def _has_good_folder(folder: Path) -> bool:
+    """Whether the names of a folder's subfolders say which is good."""
     if subfolder(folder, *GOOD) is not None:
-        return "folder"
+        return True
     # names such as screw_ok say good or bad only beside others such as screw_nok
     meaning_of = read_side_by_side([name for name in subfolders(folder) if not is_mask_folder(name)])
-    has_good_and_bad = {Said.GOOD, Said.BAD} <= {*meaning_of.values()}
-    return "folder" if has_good_and_bad else None
-
-
-def _layout_of_split(folder: Path, good: Path) -> str:
-    """Return the layout of a category that has a folder train.
-
-    Args:
-        folder: Folder of the category.
-        good: Folder of good pictures in train.
-    """
-    if subfolder(folder, "test_public") is not None:
-        return "mvtec2"
-    if subfolder(folder, "validation") is not None:
-        return "loco"
-    return "btad" if good.name.casefold() == "ok" else "mvtec"
+    return {Said.GOOD, Said.BAD} <= {*meaning_of.values()}
 
 
 def _split_folder(folder: Path, split: str) -> Path | None:
@@ -308,7 +325,7 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
     if category is not None:
         return _named_category(root, category, categories)
     if len(categories) > 1:
-        have_good_folders = {*map(_layout_of, categories.values())} == {"folder"}
+        have_good_folders = all(map(_has_own_folders, categories.values()))
         if good is not None and have_good_folders:
             return root
         raise _several_categories(root, categories, have_good_folders)
@@ -387,15 +404,19 @@ def _require_entries(root: str | os.PathLike[str]) -> Path:
 # ---------------------------------------------------------------------------------------- the layouts
 
 
-def _open_split(root: Path, layout: str) -> Dataset:
+def _open_split(root: Path, _settings: SplitSettings, layout: str) -> Dataset:
     """Open MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
 
     Defective pictures of all splits are for testing. For MVTec AD 2, the public test set is opened, because
     the private ones have no ground truth.
+
+    Args:
+        root: Folder of the category.
+        layout: Name of the layout.
     """
     train = _split_folder(root, "train")
     test = subfolder(root, "test_public") if layout == "mvtec2" else _split_folder(root, "test")
-    assert train is not None  # `_layout_of` requires it
+    assert train is not None  # `_Layout.needs_train`
     validation = _split_folder(root, "validation")
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
@@ -480,7 +501,7 @@ def _review_folder(folder: Path) -> Path:
     return parent if name in GOOD else folder
 
 
-def _open_review(root: Path) -> Dataset:
+def _open_review(root: Path, _settings: SplitSettings) -> Dataset:
     """Open a review: pictures that a model called anomalous, and that a person then called good or defective.
 
     The good pictures are in both splits: an evaluation leaves out those that the model learnt from.
@@ -493,3 +514,35 @@ def _open_review(root: Path) -> Dataset:
     if not items and not defects:
         raise InputError(f"{root}: nothing is decided yet; review first")
     return Dataset(root, category_of(root), "review", tuple(items), (*items, *defects))
+
+
+class _Layout(NamedTuple):
+    """Layout of a category.
+
+    Attributes:
+        name: Name of the layout, as in `Dataset.layout`.
+        fits: Returns whether a folder has the layout, by the names of files and folders.
+        open: Opens such a folder.
+        needs_train: Whether the layout has good pictures in a folder train; if so, `fits` is asked only where
+            there are some.
+        takes_good: Whether `--good` may say which pictures are good.
+    """
+
+    name: str
+    fits: Callable[[Path], bool]
+    open: Callable[[Path, SplitSettings], Dataset]
+    needs_train: bool = False
+    takes_good: bool = False
+
+
+# The first that fits is taken. A folder that has none of them is a bare folder of pictures
+_LAYOUTS = (
+    _Layout("visa", is_visa, open_visa),
+    _Layout("realiad", is_realiad, open_realiad),
+    _Layout("review", _has_review, _open_review),
+    _Layout("mvtec2", _is_mvtec2, partial(_open_split, layout="mvtec2"), needs_train=True, takes_good=True),
+    _Layout("loco", _is_loco, partial(_open_split, layout="loco"), needs_train=True, takes_good=True),
+    _Layout("btad", _is_btad, partial(_open_split, layout="btad"), needs_train=True, takes_good=True),
+    _Layout("mvtec", _is_mvtec, partial(_open_split, layout="mvtec"), needs_train=True, takes_good=True),
+    _Layout("folder", _has_good_folder, open_folder, takes_good=True),
+)

@@ -283,8 +283,7 @@ def _labels(
             part = ("picture", k)
         else:
             part = unit_by_key.get(key, ("part", key))
-        next_label = len(label_by_part)
-        labels.append(label_by_part.setdefault(part, next_label))
+        labels.append(label_by_part.setdefault(part, len(label_by_part)))
     return labels
 
 
@@ -356,8 +355,7 @@ def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
     joined_labels = []
     for k in range(len(labels)):
         first = first_by_picture.get(k, k)
-        next_label = len(new_label_by_first)
-        joined_labels.append(new_label_by_first.setdefault(first, next_label))
+        joined_labels.append(new_label_by_first.setdefault(first, len(new_label_by_first)))
     return joined_labels
 
 

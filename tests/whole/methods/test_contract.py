@@ -11,7 +11,7 @@ from flawscope.testing import Case, checks_for
 
 
 def is_smoke(name, check):
-    """PatchCore's, but for exports: the first floor has one."""
+    """PatchCore's, but for exports: the unit tests have one."""
     return name == "patchcore" and not str(check).startswith("exports")
 
 

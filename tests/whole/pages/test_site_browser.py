@@ -27,7 +27,7 @@ WAYS = {
     "packaging: licences": (["releasing.html"], "SBOM"),
     "packaging: an archive without internet": (["releasing.html", "station-install.html"], "make bundle"),
     "packaging: containers": (["releasing.html", "install.html"], "docker build --target runtime"),
-    "a new layout": (["testing.html"], "_layout_of"),
+    "a new layout": (["testing.html"], "_LAYOUTS"),
 }
 LISTEN = """
 document.addEventListener("copy", () => {

@@ -1,3 +1,3 @@
-"""Fixtures that both floors need."""
+"""Fixtures of unit and end-to-end tests."""
 
 from report_fixtures import *  # noqa: F403
