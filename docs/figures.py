@@ -63,8 +63,8 @@ def rate() -> tuple[str, str]:
         false_alarms(product, of) for of in ("fold ", "test") for product in ("toothbrush", "transistor")
     ]
     text = (
-        f"left-out good pictures: {shown[0]}, {shown[1]}. MVTec's test pictures: {shown[2]}, **{shown[3]}**, "
-        "of which `evaluate` says that they look otherwise"
+        f"left-out good pictures: {shown[0]}, {shown[1]}. MVTec's test pictures: {shown[2]}, **{shown[3]}**: "
+        "`evaluate` reports that the rate was not kept"
     )
     return text, source("calibration-default.json")
 

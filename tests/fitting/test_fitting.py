@@ -80,7 +80,7 @@ def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path
         ({"second_backbone": "dinov3"}, "backbone dinov3"),
         ({"weights": "nowhere.pth"}, "no weights at nowhere.pth"),
         ({"stages": (2, 9)}, "cannot give stages 2,9"),
-        ({"preset": "paper"}, "no weights for backbone wide_resnet50_2 on this machine"),
+        ({"preset": "paper"}, "no weights for backbone wide_resnet50_2.tv_in1k on this machine"),
     ],
 )
 def test_networks_that_cannot_be_had_are_told_before_pictures_are_read(

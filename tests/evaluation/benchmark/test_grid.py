@@ -95,7 +95,7 @@ def test_settings_come_from_the_file_by_category_then_from_set(two, tmp_path):
     empty.write_text("method:\npreset:\nseen:\n", encoding="utf-8")
     assert names(plan_grid(two, configs=[f"patchcore={empty}"])) == names(plan_grid(two))
     paper = plan_grid(two, sets=["patchcore.preset=paper"]).cells[0].options
-    assert (paper["backbone"], paper["crop"]) == ("wide_resnet50_2", [224, 224])
+    assert (paper["backbone"], paper["crop"]) == ("wide_resnet50_2.tv_in1k", [224, 224])
 
 
 def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two):
