@@ -73,8 +73,10 @@ def _challenge_extension(core: Station) -> Extension:
     names = core.addresses.names
     settings_by_name = core.addresses.settings
     product_settings = lambda number: settings_by_name[names[number]]  # noqa: E731
-    runs_by = settings.engine, settings.device
-    challenge = Challenge(product_settings, runs_by, settings.shifts, names, core.renderer, core.report)
+    engine_and_device = settings.engine, settings.device
+    challenge = Challenge(
+        product_settings, engine_and_device, settings.shifts, names, core.renderer, core.report
+    )
     for number in core.products.values():
         challenge.add_product(number)
     return Extension(

@@ -340,28 +340,28 @@ class Challenge(BackgroundThread):
             return "was not taken, for no challenge is due: begin one"
         with self._lock:
             state = self._load(inspection.product_id)
-            run = state.history.last
-            if state.number != inspection.challenge_id or run is None:
+            challenge = state.history.last
+            if state.number != inspection.challenge_id or challenge is None:
                 return "was not taken, for another challenge has begun: show it again"
-            inspection_numbers = [showing.inspection for showing in run.showings]
+            inspection_numbers = [showing.inspection for showing in challenge.showings]
             position = inspection_numbers.index(recorded.number)
-            showing = run.showings[position]
+            showing = challenge.showings[position]
             # the challenge before and after this showing; later showings may have been recorded meanwhile
-            run_before = replace(run, showings=run.showings[:position])
-            run_after = replace(run, showings=run.showings[: position + 1])
-            if run_before.outcome is None and run_after.outcome is not None:
+            before = replace(challenge, showings=challenge.showings[:position])
+            after = replace(challenge, showings=challenge.showings[: position + 1])
+            if before.outcome is None and after.outcome is not None:
                 self.store.note_event(
-                    f"challenge_{run_after.outcome}", "station", str(inspection.part), inspection.product_id
+                    f"challenge_{after.outcome}", "station", str(inspection.part), inspection.product_id
                 )
-        # `run.parts` has the right decision on each part
-        outcome = showing.outcome(run.parts[number], run_before.showings)
-        if outcome != PASSED:
-            return _OUTCOME_WORDS[outcome]
-        if run_after.outcome == FAILED:
+        # `challenge.parts` has the right decision on each part
+        part_outcome = showing.outcome(challenge.parts[number], before.showings)
+        if part_outcome != PASSED:
+            return _OUTCOME_WORDS[part_outcome]
+        if after.outcome == FAILED:
             return _OUTCOME_WORDS[FAILED]
-        if run_after.outcome == PASSED:
+        if after.outcome == PASSED:
             return "has passed; all have: parts are inspected again"
-        if number in run_before.result.passed_parts:
+        if number in before.result.passed_parts:
             return "has passed already: show the next one"
         missing = self._readiness(inspection.product_id, state, inspection.version_id).missing
         if missing:

@@ -172,7 +172,7 @@ class MqttSink(Sink):
             UndeliveredError: The broker did not take the message.
         """
         self._connect()
-        kind = message.type.partition(".")[0]  # inspection, verdict
+        kind = message.type.partition(".")[0]  # the word before the dot: inspection or verdict
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
         try:
             self._publish(f"{self._base_topic}/{message.data['product']}/{kind}", text)
@@ -186,7 +186,7 @@ class MqttSink(Sink):
 
     @override
     def refresh(self) -> float:
-        """Renew the messages that the broker keeps: states and problems.
+        """Renew the messages that the broker keeps, states and problems; return the seconds until the next call.
 
         Raises:
             UndeliveredError: The broker did not take a message.

@@ -367,7 +367,8 @@ class LiveCamera:
             return True
         if self._last_frame_at < self._next_due:
             return False
-        # keeps the mean interval; after a pause of the camera, at most one frame more than usual is due
+        # Counting from the last due time keeps the mean interval. After a pause of the camera the count begins
+        # anew at this frame, so that at most one additional frame is due.
         self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 

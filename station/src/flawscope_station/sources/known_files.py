@@ -51,7 +51,7 @@ class KnownFiles:
                 size; b"": the content is not part of the key.
         """
         name = self.name(path)
-        exact_name = path.relative_to(self.folder).as_posix()
+        exact_name = path.relative_to(self.folder).as_posix()  # may have characters that UTF-8 lacks
         suffix = _ending(stamp)
         key = f"{self._prefix}{name}{suffix}"
         if len(key) <= MAX_KEY_LENGTH and name == exact_name and not digest:
