@@ -53,6 +53,7 @@ def _new_products_extension(core: Station) -> Extension:
     device = core.settings.device
     queue = core.components[JobQueue]
     memory = core.inspector.memory
+    # a PLC's `recipes` name the product of each recipe; other connections may have none
     recipes = [getattr(connection.values, "recipes", {}) for connection in core.settings.connections]
     recipe_products = {product for recipe in recipes for product in recipe.values()}
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)

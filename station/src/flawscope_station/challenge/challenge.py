@@ -167,7 +167,7 @@ class Challenge(BackgroundThread):
         self._states: dict[int, State] = {}
         self._unchallenged: set[int] = set()  # products that need no challenge; they may have challenge parts
         self._lock = threading.Lock()  # for changes of states; a state itself never changes
-        # a budget of its own: a shown picture holds memory of the common budget until its part is answered
+        # a budget of its own, as a shown picture holds memory of the common one until its part is answered
         self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
@@ -251,7 +251,7 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
         """
         lowest_resemblance, is_at_place = self._compare(state, challenge_part, part, record)
-        run_number = self._due_run(record.product_id, record.version_id)
+        challenge_id = self._due_run(record.product_id, record.version_id)
         pixel_hashes = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
@@ -269,7 +269,7 @@ class Challenge(BackgroundThread):
             record={**record.record, "challenge": facts},
             key=None,
             purpose=CHALLENGE,
-            challenge_id=run_number,
+            challenge_id=challenge_id,
             challenge_part_id=challenge_part.id,
         )
 

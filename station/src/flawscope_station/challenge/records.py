@@ -124,7 +124,7 @@ def find_showings(
 def _showing_of(row: ChallengeInspectionRow) -> ShowingRow:
     """Return the showing that an inspection recorded."""
     facts = json.loads(row.record)["challenge"]
-    # earlier releases recorded no hashes with the challenge: theirs is that of the only picture
+    # earlier releases recorded no hashes here: take the hash of the inspection's only picture
     pixel_hashes = facts.get("pixels") or [row.pixels]
     showing = Showing(
         number=row.challenge_part_id,
@@ -266,15 +266,15 @@ def _results(part: ChallengePartRow, showing_rows: Sequence[ShowingRow]) -> list
         part: Challenge part.
         showing_rows: Showings of all challenge parts of the product, the oldest first.
     """
-    rows_in_runs = [row for row in showing_rows if row.run is not None]
+    rows_in_challenges = [row for row in showing_rows if row.run is not None]
     results: list[ResultFacts] = []
-    for position, row in enumerate(rows_in_runs):
+    for position, row in enumerate(rows_in_challenges):
         showing = row.showing
         if showing.number != part.id:
             continue
         # showings of all parts: the same picture may have been shown for another part
         earlier = [
-            earlier_row.showing for earlier_row in rows_in_runs[:position] if earlier_row.run == row.run
+            earlier_row.showing for earlier_row in rows_in_challenges[:position] if earlier_row.run == row.run
         ]
         results.append(
             {

@@ -291,7 +291,7 @@ class Overview:
         }
 
     def _machine_gauges(self) -> Gauges:
-        """Return metrics of disk, memory and backup, with the key "" (the station); unknown ones are left out."""
+        """Return metrics of disk, memory and backup, by the key "" (the station), without unknown values."""
         gauges: Gauges = {}
         state = self.inspector.intake.machine.state
         if state.disk.free_bytes is not None:

@@ -152,7 +152,7 @@ class MachineWatch(BackgroundThread):
         """
         error = self.silence()
         if error is not None:
-            # SQLite's file is on the same disk
+            # a disk that does not answer silences SQLite, too, whose file is on it
             is_database_silent = self.database.is_sqlite or self._step == DATABASE
             return error if is_database_silent else None
         last_error = self.state.database

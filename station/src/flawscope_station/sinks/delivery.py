@@ -58,7 +58,7 @@ class MessagePictures:
         self.removed = removed
 
     def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
-        """Return the file of a picture as it came, and the file's suffix.
+        """Return the file of a picture as it came, and the file's suffix; None: the picture is gone.
 
         Args:
             message: Message about the inspection.

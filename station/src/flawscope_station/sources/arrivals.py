@@ -201,7 +201,7 @@ class Arrivals:
             if not self._is_done(path, listed) and self._is_whole(path, listed, now)
         ]
         self._forget_gone()
-        # files that are not given out: an unchanged one keeps its entry, and with it the time of its last change
+        # an unchanged file keeps its entry, which has the time since which it is unchanged
         other_files = dict[str, _OtherFile]()
         for path, stamp in self._others.items():
             other_file = self._other_files.get(path)

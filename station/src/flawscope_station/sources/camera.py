@@ -367,8 +367,8 @@ class LiveCamera:
             return True
         if self._last_frame_at < self._next_due:
             return False
-        # Counting from the last due time keeps the mean interval. After a pause of the camera the count begins
-        # anew at this frame, so that at most one additional frame is due.
+        # Counting from the last due time keeps the mean interval. After a pause of the camera the count
+        # begins anew at this frame, so that at most one additional frame is due.
         self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 
@@ -425,7 +425,8 @@ class LiveCamera:
         answer = part = None
         try:
             if shot is not None:
-                self.line.check(None)  # raises NotReadyError; the next frame may be taken
+                # None: a frame has no part's number; raises NotReadyError, but the next frame may be taken
+                self.line.check(None)
                 self._check_single()
                 key = f"{SOURCE}:{self.number}:{shot.at}"
                 triggers = shot.triggers or None  # None: no trigger caused the part
@@ -528,6 +529,7 @@ class FfmpegCamera(LiveCamera):
 
     @override
     def _run_session(self, backoff: Backoff) -> str:
+        """Open the camera and handle its frames; return why they ended."""
         frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
         try:
             self._last_frame_at = time.monotonic()

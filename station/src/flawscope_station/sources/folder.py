@@ -497,7 +497,7 @@ class WatchedFolder:
     def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; after some time set it aside."""
         self._problem_files.pop(path, None)
-        if not arrivals.failed(path, self._clock.monotonic()):
+        if not arrivals.failed(path, self._clock.monotonic()):  # it may still become whole
             return
         self._note(UNREADABLE, path, arrivals.stamp(path), to_utf8(str(error)))
         self._digests.pop(path, None)  # the file was not judged: the same content is no repetition

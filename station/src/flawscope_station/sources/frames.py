@@ -88,8 +88,8 @@ class FrameReader:
             self.close()
             raise too_large_error(context.width, context.height, pixels)
         context.options = {"max_pixels": str(pixels)}
-        # All decoding threads work on the same frame. With one frame for each thread, a frame would come out only
-        # after the next ones have come in.
+        # All decoding threads work on the same frame. If each had a frame of its own, a frame would come out
+        # only after the next ones have come in.
         context.thread_type = "SLICE"
 
     def close(self) -> None:
