@@ -223,12 +223,12 @@ class ChallengeRecords(TypedDict):
 def describe(database: Database, product_id: int) -> ChallengeRecords:
     """Return challenge parts with their results, and the latest challenges, as the API shows them."""
     with database.reading() as connection:
-        rows = current_parts(connection, product_id)
+        part_rows = current_parts(connection, product_id)
         views_by_part = stored_views(connection, product_id)
         showing_rows = find_showings(connection, product_id)
         runs = find_runs(connection, product_id, MAX_CHALLENGES)
     parts: list[PartFacts] = []
-    for part in rows:
+    for part in part_rows:
         parts.append(
             {
                 "id": part.id,
@@ -243,7 +243,7 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
     for position, (number, run) in enumerate(runs):
         version_id, _ = run.judging
         outcome = run.outcome
-        if outcome is None and position > 0:  # a later challenge has begun
+        if outcome is None and position > 0:  # not the newest: a later challenge has begun
             outcome = REPLACED
         challenges.append(
             {

@@ -157,7 +157,7 @@ class Health:
         return None
 
     def _needed_cameras(self, product_id: int, entry: str) -> tuple[Sequence[State], bool]:
-        """Return the states of the cameras that must all work, and whether any camera of the product works.
+        """Return a pair: the states of the cameras that must all work, and whether any camera works.
 
         If parts have one view and a camera works, no state is returned: the other cameras may be lost.
         """

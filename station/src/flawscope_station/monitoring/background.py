@@ -385,7 +385,7 @@ class ThreadWatch(BackgroundThread):
             text = f"{thread.name}: {thread.failure}"
             if thread.is_down or thread.was_down(REPORT_SECONDS):
                 failed.append(text)
-            if thread.is_stuck:  # `down` gets the same text
+            if thread.is_stuck:  # `down` gets this text, too, instead of the failure
                 text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"
                 stuck.append(text)
             if is_inspecting and (thread.is_down or (thread.is_stuck and thread.stops_all)):

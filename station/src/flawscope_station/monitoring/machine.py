@@ -94,7 +94,7 @@ class MachineWatch(BackgroundThread):
         """Measure the computer now."""
         has_jumped = self.jumps.look()
         self._step = DISK
-        if self.database.is_sqlite:  # its file is on the same disk, and may hang with it
+        if self.database.is_sqlite:  # its file is on the disk that is measured now, and may hang with it
             self.database.is_doubted = True
         disk = self.files.measure()
         self._step = DATABASE

@@ -332,7 +332,7 @@ class LiveCamera:
         shot = Shot(frame, moment, triggers=len(requests), exposed_at=exposed_at)
         with self._changed:
             self.state.last = moment
-            self._frame_bytes = 3 * frame.width * frame.height  # about: 8 bits of each of three colours
+            self._frame_bytes = 3 * frame.width * frame.height  # estimate: a byte for each of three colours
             if self._claim_if_due(is_trigger_answer=bool(triggers)):
                 self._queue_shot(shot)
                 self._changed.notify()

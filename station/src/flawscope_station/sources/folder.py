@@ -435,7 +435,7 @@ class WatchedFolder:
     ) -> None:
         """Move or keep a file that was inspected before; note an event if it is not the same file."""
         was_touched = arrivals.content_known(path, digest)
-        # inspected files that are not kept are moved away: a file with the same content is not a renamed one
+        # where inspected files are moved away, a file with the same content cannot be one under a new name
         is_same_file = was_touched or (self.then == KEEP and self._known.was_moved(stamp, digest))
         if not is_same_file:
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
@@ -514,7 +514,7 @@ class WatchedFolder:
         if self.target is not None and not isinstance(error, FrozenError):
             with suppress(OSError):  # a file that cannot be moved stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
-                place = move_unchanged(path, stamp, target) or path
+                place = move_unchanged(path, stamp, target) or path  # None: the file has changed, and stays
         arrivals.done(path, digest=self._digests.pop(path, None))
         why = to_utf8(str(error))
         self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, self._clock.monotonic(), why)
