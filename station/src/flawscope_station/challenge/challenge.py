@@ -412,10 +412,10 @@ class Challenge(BackgroundThread):
         Other settings and the release of flawscope are left out. So is the version of the model, which is
         compared without a hash.
         """
-        rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
-        rules_hash = rules["sha256"] if rules else rules  # no rules: the empty value itself is hashed
+        tolerances = self.renderer.inspector.judge.tolerances.in_force(product_id)
+        tolerances_hash = tolerances["sha256"] if tolerances else tolerances  # none: hash the empty value
         part_ids = [part.id for part in state.parts.values()]
-        facts = [*self.runs_by, part_ids, rules_hash]
+        facts = [*self.runs_by, part_ids, tolerances_hash]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _load(self, product_id: int) -> State:

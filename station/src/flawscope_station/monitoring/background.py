@@ -152,7 +152,7 @@ class GuardedThread:
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
-        """Mark a call that should return, or call `go_on`, within `patience` seconds.
+        """Watch a call, which should return, or show progress with `go_on`, within `patience` seconds.
 
         Use it for a call into a model, the database, a (network) disk, a plugin or another process.
 
