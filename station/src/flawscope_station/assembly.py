@@ -53,6 +53,7 @@ def _new_products_extension(core: Station) -> Extension:
     device = core.settings.device
     queue = core.components[JobQueue]
     memory = core.inspector.memory
+    # a PLC's `recipes` name the product of each recipe; other connections may have none
     recipes = [getattr(connection.values, "recipes", {}) for connection in core.settings.connections]
     recipe_products = {product for recipe in recipes for product in recipe.values()}
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)
@@ -73,8 +74,10 @@ def _challenge_extension(core: Station) -> Extension:
     names = core.addresses.names
     settings_by_name = core.addresses.settings
     product_settings = lambda number: settings_by_name[names[number]]  # noqa: E731
-    runs_by = settings.engine, settings.device
-    challenge = Challenge(product_settings, runs_by, settings.shifts, names, core.renderer, core.report)
+    engine_and_device = settings.engine, settings.device
+    challenge = Challenge(
+        product_settings, engine_and_device, settings.shifts, names, core.renderer, core.report
+    )
     for number in core.products.values():
         challenge.add_product(number)
     return Extension(

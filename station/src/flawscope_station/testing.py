@@ -186,6 +186,7 @@ def check_sink(
         message_ids = list(received())[len(received_before) :]
     testing.must(len(message_ids) == len(set(message_ids)), f"a message counts twice: {message_ids}")
     testing.must(len(message_ids) == 6, f"{len(message_ids)} of 6 inspections arrived")
+    # an id is `inspection-SENDER-NUMBER-TIME`
     numbers = [int(message_id.split("-")[2]) for message_id in message_ids]
     testing.must(numbers == sorted(numbers), "their order is lost")
 

@@ -167,7 +167,7 @@ class Challenge(BackgroundThread):
         self._states: dict[int, State] = {}
         self._unchallenged: set[int] = set()  # products that need no challenge; they may have challenge parts
         self._lock = threading.Lock()  # for changes of states; a state itself never changes
-        # a budget of its own: a shown picture holds memory of the common budget until its part is answered
+        # a budget of its own, as a shown picture holds memory of the common one until its part is answered
         self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
@@ -251,7 +251,7 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
         """
         lowest_resemblance, is_at_place = self._compare(state, challenge_part, part, record)
-        run_number = self._due_run(record.product_id, record.version_id)
+        challenge_id = self._due_run(record.product_id, record.version_id)
         pixel_hashes = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
@@ -269,7 +269,7 @@ class Challenge(BackgroundThread):
             record={**record.record, "challenge": facts},
             key=None,
             purpose=CHALLENGE,
-            challenge_id=run_number,
+            challenge_id=challenge_id,
             challenge_part_id=challenge_part.id,
         )
 
@@ -340,28 +340,28 @@ class Challenge(BackgroundThread):
             return "was not taken, for no challenge is due: begin one"
         with self._lock:
             state = self._load(inspection.product_id)
-            run = state.history.last
-            if state.number != inspection.challenge_id or run is None:
+            challenge = state.history.last
+            if state.number != inspection.challenge_id or challenge is None:
                 return "was not taken, for another challenge has begun: show it again"
-            inspection_numbers = [showing.inspection for showing in run.showings]
+            inspection_numbers = [showing.inspection for showing in challenge.showings]
             position = inspection_numbers.index(recorded.number)
-            showing = run.showings[position]
+            showing = challenge.showings[position]
             # the challenge before and after this showing; later showings may have been recorded meanwhile
-            run_before = replace(run, showings=run.showings[:position])
-            run_after = replace(run, showings=run.showings[: position + 1])
-            if run_before.outcome is None and run_after.outcome is not None:
+            before = replace(challenge, showings=challenge.showings[:position])
+            after = replace(challenge, showings=challenge.showings[: position + 1])
+            if before.outcome is None and after.outcome is not None:
                 self.store.note_event(
-                    f"challenge_{run_after.outcome}", "station", str(inspection.part), inspection.product_id
+                    f"challenge_{after.outcome}", "station", str(inspection.part), inspection.product_id
                 )
-        # `run.parts` has the right decision on each part
-        outcome = showing.outcome(run.parts[number], run_before.showings)
-        if outcome != PASSED:
-            return _OUTCOME_WORDS[outcome]
-        if run_after.outcome == FAILED:
+        # `challenge.parts` has the right decision on each part
+        part_outcome = showing.outcome(challenge.parts[number], before.showings)
+        if part_outcome != PASSED:
+            return _OUTCOME_WORDS[part_outcome]
+        if after.outcome == FAILED:
             return _OUTCOME_WORDS[FAILED]
-        if run_after.outcome == PASSED:
+        if after.outcome == PASSED:
             return "has passed; all have: parts are inspected again"
-        if number in run_before.result.passed_parts:
+        if number in before.result.passed_parts:
             return "has passed already: show the next one"
         missing = self._readiness(inspection.product_id, state, inspection.version_id).missing
         if missing:
@@ -412,10 +412,10 @@ class Challenge(BackgroundThread):
         Other settings and the release of flawscope are left out. So is the version of the model, which is
         compared without a hash.
         """
-        rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
-        rules_hash = rules["sha256"] if rules else rules  # no rules: the empty value itself is hashed
+        tolerances = self.renderer.inspector.judge.tolerances.in_force(product_id)
+        tolerances_hash = tolerances["sha256"] if tolerances else tolerances  # none: hash the empty value
         part_ids = [part.id for part in state.parts.values()]
-        facts = [*self.runs_by, part_ids, rules_hash]
+        facts = [*self.runs_by, part_ids, tolerances_hash]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _load(self, product_id: int) -> State:

@@ -128,7 +128,7 @@ class Run:
                 passed_parts.add(showing.number)
             if passed_parts == self.parts.keys() and has_both_kinds:
                 return RunResult(PASSED, showing.at, frozenset(passed_parts))
-        return RunResult(None, None, frozenset(passed_parts))
+        return RunResult(None, None, frozenset(passed_parts))  # under way: no outcome, no end
 
     @property
     def outcome(self) -> str | None:
@@ -192,10 +192,10 @@ def readiness(history: History, judging: tuple[int | None, str], now: Instant) -
             parts.
         now: Present time.
     """
-    last_run = history.last
-    ended_at = None if last_run is None else last_run.result.ended_at
+    last_challenge = history.last
+    ended_at = None if last_challenge is None else last_challenge.result.ended_at
     due_at = None if ended_at is None else history.next_due(ended_at)
-    cause = _cause(last_run, judging)
+    cause = _cause(last_challenge, judging)
     if cause is None and due_at is not None and ended_at is not None:
         cause = _time_cause(read_at=history.read, ended_at=ended_at, due_at=due_at, now=now)
     if cause is None:

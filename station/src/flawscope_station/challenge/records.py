@@ -124,7 +124,7 @@ def find_showings(
 def _showing_of(row: ChallengeInspectionRow) -> ShowingRow:
     """Return the showing that an inspection recorded."""
     facts = json.loads(row.record)["challenge"]
-    # earlier releases recorded no hashes with the challenge: theirs is that of the only picture
+    # earlier releases recorded no hashes here: take the hash of the inspection's only picture
     pixel_hashes = facts.get("pixels") or [row.pixels]
     showing = Showing(
         number=row.challenge_part_id,
@@ -223,12 +223,12 @@ class ChallengeRecords(TypedDict):
 def describe(database: Database, product_id: int) -> ChallengeRecords:
     """Return challenge parts with their results, and the latest challenges, as the API shows them."""
     with database.reading() as connection:
-        rows = current_parts(connection, product_id)
+        part_rows = current_parts(connection, product_id)
         views_by_part = stored_views(connection, product_id)
         showing_rows = find_showings(connection, product_id)
         runs = find_runs(connection, product_id, MAX_CHALLENGES)
     parts: list[PartFacts] = []
-    for part in rows:
+    for part in part_rows:
         parts.append(
             {
                 "id": part.id,
@@ -243,7 +243,7 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
     for position, (number, run) in enumerate(runs):
         version_id, _ = run.judging
         outcome = run.outcome
-        if outcome is None and position > 0:  # a later challenge has begun
+        if outcome is None and position > 0:  # not the newest: a later challenge has begun
             outcome = REPLACED
         challenges.append(
             {
@@ -266,15 +266,15 @@ def _results(part: ChallengePartRow, showing_rows: Sequence[ShowingRow]) -> list
         part: Challenge part.
         showing_rows: Showings of all challenge parts of the product, the oldest first.
     """
-    rows_in_runs = [row for row in showing_rows if row.run is not None]
+    rows_in_challenges = [row for row in showing_rows if row.run is not None]
     results: list[ResultFacts] = []
-    for position, row in enumerate(rows_in_runs):
+    for position, row in enumerate(rows_in_challenges):
         showing = row.showing
         if showing.number != part.id:
             continue
         # showings of all parts: the same picture may have been shown for another part
         earlier = [
-            earlier_row.showing for earlier_row in rows_in_runs[:position] if earlier_row.run == row.run
+            earlier_row.showing for earlier_row in rows_in_challenges[:position] if earlier_row.run == row.run
         ]
         results.append(
             {

@@ -49,7 +49,7 @@ def lies_alike(boxes: Sequence[Box], stored: Sequence[Box]) -> bool:
 
     Args:
         boxes: Boxes of a picture.
-        stored: Boxes of the stored picture; the first is that of the highest peak.
+        stored: Boxes of the stored picture; the first is around the highest peak of its anomaly map.
     """
     if not stored:
         return True

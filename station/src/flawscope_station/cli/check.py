@@ -55,8 +55,8 @@ def _checks(settings: Settings) -> Iterator[Check]:
     for page in settings.pages:
         yield "pages", partial(check_page, page, list(settings.products))
     for name, product in settings.products.items():
-        for part, check in _product_checks(product):
-            yield f"product {name}: {part}", check
+        for subject, check in _product_checks(product):
+            yield f"product {name}: {subject}", check
     for setting_path, value in flatten_settings(asdict(settings)):  # such as `products.plate.sinks.1.webhook`
         if not isinstance(value, str):
             continue

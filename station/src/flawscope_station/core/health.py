@@ -140,10 +140,10 @@ class Health:
         if standstill is not None:
             return standstill
         if cameras is None:
-            # a single other camera stops nothing if one of the product's cameras works
-            cameras, may_miss_others = self._needed_cameras(product_id, entry)
+            # if one of the product's cameras works, a problem of a single other camera stops nothing
+            cameras, others_may_fail = self._needed_cameras(product_id, entry)
         else:
-            may_miss_others = True  # only the cameras that the caller names are needed
+            others_may_fail = True  # only the cameras that the caller names are needed
         lost_standstill = lost_camera(cameras)
         if lost_standstill is not None:
             return lost_standstill
@@ -151,13 +151,13 @@ class Health:
         product_ids = {product_id, self.addresses.entries.get(entry, product_id)}
         for problem in self._problems.all():
             is_of_one_camera = problem.kind in CAMERA_PROBLEMS and problem.number
-            is_ignored = is_of_one_camera and may_miss_others
+            is_ignored = is_of_one_camera and others_may_fail
             if problem.stops_product(product_ids) and not is_ignored:
                 return Standstill(problem.kind)
         return None
 
     def _needed_cameras(self, product_id: int, entry: str) -> tuple[Sequence[State], bool]:
-        """Return the states of the cameras that must all work, and whether any camera of the product works.
+        """Return a pair: the states of the cameras that must all work, and whether any camera works.
 
         If parts have one view and a camera works, no state is returned: the other cameras may be lost.
         """

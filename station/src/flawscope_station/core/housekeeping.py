@@ -137,7 +137,7 @@ class Housekeeping(BackgroundThread):
             with suppress(FlawscopeError):  # the next round looks again
                 self._question = self._ask()
                 self.report("keep_asks", self._question or None, CONFIRM_KEEP)
-        return self._question == ""
+        return self._question == ""  # not None, which means: not checked yet
 
     def _may_make_room(self) -> bool:
         """Return whether pictures may be removed for space, which a question about ages does not forbid."""

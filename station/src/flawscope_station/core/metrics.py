@@ -108,7 +108,8 @@ def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
         return ()
     parts = (key,) if isinstance(key, str) else key
     labels = []
-    # a pair has its own label; a text gets the label of its position in the key
+    # A pair has its own label; a text gets the label of its position in the key. The third and the fourth
+    # part can only be pairs.
     for part, default_label in zip(parts, ("product", "sink", "", ""), strict=False):
         labels.append(part if isinstance(part, tuple) else (default_label, part))
     return tuple(labels)

@@ -62,9 +62,9 @@ class Pauses:
 
     def _load(self) -> None:
         """Read the pauses from the events: a product is paused if it was paused after its last resumption."""
-        last_pause = _latest_event(PAUSED_EVENT)
-        last_resumption = _latest_event(RESUMED_EVENT)
-        query = select(last_pause.label("paused"), last_resumption.label("resumed")).select_from(products)
+        pause_number = _latest_event(PAUSED_EVENT)
+        resumption_number = _latest_event(RESUMED_EVENT)
+        query = select(pause_number.label("paused"), resumption_number.label("resumed")).select_from(products)
         rows = self.store.database.rows(query)
         # the later of two events has the greater number
         pause_numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]

@@ -235,7 +235,7 @@ class Overview:
         return self.addresses.names.get(problem.product or 0)
 
     def gauges(self) -> Gauges:
-        """Return metrics that are known without asking the store."""
+        """Return metrics that are known without asking the store; the key "" is for the whole station."""
         name_by_id = self.addresses.names
         problems = self.health.problems()
         backlog = {
@@ -291,7 +291,7 @@ class Overview:
         }
 
     def _machine_gauges(self) -> Gauges:
-        """Return metrics of disk, memory and backup; a value that is not known is left out."""
+        """Return metrics of disk, memory and backup, by the key "" (the station), without unknown values."""
         gauges: Gauges = {}
         state = self.inspector.intake.machine.state
         if state.disk.free_bytes is not None:
@@ -305,7 +305,7 @@ class Overview:
         return gauges
 
     def store_gauges(self) -> Gauges:
-        """Return metrics for which the store is asked.
+        """Return the metrics that are read from the store.
 
         Raises:
             StoreError: The store cannot be used.
@@ -330,7 +330,7 @@ class Overview:
             "version": ("The model that judges.", version_numbers),
             "model": ("SHA-256 of the file of the model that judges.", hashes),
             "last_inspection_timestamp_seconds": ("Of the last part recorded.", last_times),
-            "store_bytes": ("Of the database.", {"": float(self.store.database.size())}),
+            "store_bytes": ("Of the database.", {"": float(self.store.database.size())}),  # "": the station
             "promise_kept": ("1 where the false-alarm rate is kept on the line.", self._promises()),
         }
 

@@ -75,7 +75,7 @@ class Refusals:
             _, code = status_and_code(error)
         is_registered = name in self.addresses
         for on_refused in self.on_refused:
-            on_refused(name if is_registered else "", code)
+            on_refused(name if is_registered else "", code)  # "": the name is unknown
         is_challenge_part = isinstance(error, NotProductionError)  # it is no part of the line
         if not is_registered or is_challenge_part:
             return code

@@ -339,9 +339,9 @@ class Station:
     def close(self) -> None:
         """Take nothing more, answer all pictures, end.
 
-        An error of one part keeps no other part from ending; the first error is raised at the end.
+        An error of one component keeps no other from ending; the first error is raised at the end.
         """
-        # the stack calls first what was added last: requests and services end before parts are stopped
+        # the stack calls first what was added last: requests and services end before components are stopped
         for service in self._services:
             self._ending.callback(service.end)
         self._ending.callback(self.end_requests)

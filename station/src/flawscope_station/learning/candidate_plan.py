@@ -398,8 +398,8 @@ class Plan:
 def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
     """Plan a candidate, and choose the version from which it starts.
 
-    This is the active version if all corrections that it learnt from are still valid. If one was taken back
-    or contradicted since, it is the latest earlier version whose corrections are all valid.
+    The start is the active version if all corrections that this learnt from are still valid. If one was taken
+    back or contradicted since, the start is the latest earlier version whose corrections are all valid.
 
     Args:
         conn: Connection to the database.

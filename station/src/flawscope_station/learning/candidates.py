@@ -138,7 +138,7 @@ class Learning:
         if not self._read_verdicts(product_id).usable_verdicts:
             raise InputError("nobody has said what a picture is: review some first")
         number = self._queue(product_id, active.number, who, how)
-        self.report(f"learning_{product_id}", None)
+        self.report(f"learning_{product_id}", None)  # its problem is over
         return self.candidate(product_id, number)
 
     def reject(self, product_id: int, number: int, who: str) -> records.Candidate:
@@ -159,7 +159,7 @@ class Learning:
             )
         if not is_rejected:
             raise InputError(f"candidate {number} is {status}: it cannot be rejected any more")
-        self.report(f"learning_{product_id}", None)
+        self.report(f"learning_{product_id}", None)  # its problem is over
         return self.candidate(product_id, number)
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> int:

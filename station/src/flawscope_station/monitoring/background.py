@@ -152,7 +152,7 @@ class GuardedThread:
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
-        """Mark a call that should return, or call `go_on`, within `patience` seconds.
+        """Watch a call, which should return, or show progress with `go_on`, within `patience` seconds.
 
         Use it for a call into a model, the database, a (network) disk, a plugin or another process.
 
@@ -385,7 +385,7 @@ class ThreadWatch(BackgroundThread):
             text = f"{thread.name}: {thread.failure}"
             if thread.is_down or thread.was_down(REPORT_SECONDS):
                 failed.append(text)
-            if thread.is_stuck:  # `down` gets the same text
+            if thread.is_stuck:  # `down` gets this text, too, instead of the failure
                 text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"
                 stuck.append(text)
             if is_inspecting and (thread.is_down or (thread.is_stuck and thread.stops_all)):

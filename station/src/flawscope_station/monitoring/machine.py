@@ -94,14 +94,14 @@ class MachineWatch(BackgroundThread):
         """Measure the computer now."""
         has_jumped = self.jumps.look()
         self._step = DISK
-        if self.database.is_sqlite:  # its file is on the same disk, and may hang with it
+        if self.database.is_sqlite:  # its file is on the disk that is measured now, and may hang with it
             self.database.is_doubted = True
         disk = self.files.measure()
         self._step = DATABASE
         self.database.is_doubted = True  # until it has answered
         database = self._ask_database()
-        memory_bytes = machine.system_memory()
-        available_bytes = None if memory_bytes is None else memory_bytes[1]
+        total_and_available = machine.system_memory()
+        available_bytes = None if total_and_available is None else total_and_available[1]
         self.state = Machine(self._clock.monotonic(), disk, database, available_bytes)
         has_answered = database is None or database.code != SILENT
         self.database.is_doubted = not has_answered
@@ -152,7 +152,7 @@ class MachineWatch(BackgroundThread):
         """
         error = self.silence()
         if error is not None:
-            # SQLite's file is on the same disk
+            # a disk that does not answer silences SQLite, too, whose file is on it
             is_database_silent = self.database.is_sqlite or self._step == DATABASE
             return error if is_database_silent else None
         last_error = self.state.database
@@ -178,7 +178,7 @@ class MachineWatch(BackgroundThread):
         for error in (self.state.disk.error, self.state.database):
             if error is not None:
                 return Standstill(error.code, error)
-        # this standstill has no error, and parts are still taken: only a write shows that the failure is over
+        # no error here: parts are still taken, for only the next write can show that the failure is over
         return Standstill("store_unreachable") if self.database.failure else None
 
     def check_room(self, size: int) -> None:

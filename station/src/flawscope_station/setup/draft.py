@@ -218,7 +218,7 @@ class Draft:
         return _picture_names(self.folder)
 
     def refuse_unknown(self) -> None:
-        """Raise GoodQuestionError if names call some pictures good, and leave open whether others are.
+        """Raise GoodQuestionError if the names call some of the pictures good, but not all.
 
         If the names call all pictures good, or none, there is no error. `flawscope fit` has the same rule.
         """
@@ -293,7 +293,7 @@ class Draft:
                 yield AddedPicture.refused(name, error, str(error))
                 return
             except (InputError, TooLargeError) as error:
-                # errors of the decoder name the data by their size
+                # the decoder knows no file name: its errors say "(N bytes)"
                 reason = str(error).replace(f"({len(data)} bytes)", name)
                 other_code: RefusalCode = other_kind(name) or "unreadable"
                 yield AddedPicture.refused(name, error, reason, other_code=other_code)

@@ -254,7 +254,7 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
             heat_picture, marked_pixels, colour = prediction.over(small_picture)
             overlay = drawing.contour(heat_picture, marked_pixels, colour)
         except FlawscopeError as error:
-            # errors of the decoder name the data by their size
+            # the decoder knows no file name: its errors say "(N bytes)"
             message = str(error).replace(f"({len(data)} bytes)", name)
             results.append({"name": name, "error": message})
             continue

@@ -61,9 +61,9 @@ class LiveProducts:
         Earlier releases stored the live version in the draft's state, from which it is removed here.
         """
         live = draft.state.get("live") or {}
-        product = draft.state.get("product", self.addresses.products.get(draft.name))
-        if product is not None:
-            for version in self.versions.made_as(product, MADE_ON_PAGES):
+        product_id = draft.state.get("product", self.addresses.products.get(draft.name))
+        if product_id is not None:
+            for version in self.versions.made_as(product_id, MADE_ON_PAGES):
                 is_live = version["id"] == live.get("version")
                 fit_request_time = live.get("learnt") if is_live else None
                 mark = self._mark(draft, live.get("by", ""), fit_request_time)

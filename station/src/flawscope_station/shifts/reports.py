@@ -106,7 +106,7 @@ def report_images(renderer: InspectionRenderer, product_id: int, summary: Period
 
 @contextmanager
 def _unless_missing() -> Iterator[None]:
-    """Suppress all errors of the block except BusyError: the picture that it draws may have been removed.
+    """Suppress all errors of the block except BusyError: the picture that the block draws may be gone.
 
     Raises:
         BusyError: The picture cannot be drawn now, but can be later.

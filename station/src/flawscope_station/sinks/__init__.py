@@ -106,11 +106,11 @@ class Sinks:
 
     def add_product(self, product_id: int, name: str, product: ProductSettings) -> None:
         """Start the sinks of a product that was added; report those that cannot be used."""
-        for position, sink in enumerate(product.sinks, 1):
+        for place, sink in enumerate(product.sinks, 1):
             try:
-                delivery = self._make_delivery(name, position, sink)
+                delivery = self._make_delivery(name, place, sink)
             except InputError as error:
-                self.report(f"sink_{product_id}_{position}", f"{sink.label}: {error}")
+                self.report(f"sink_{product_id}_{place}", f"{sink.label}: {error}")
             else:
                 self.deliveries.append(delivery)
                 delivery.start()

@@ -58,7 +58,7 @@ class MessagePictures:
         self.removed = removed
 
     def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
-        """Return the file of a picture as it came, and the file's suffix.
+        """Return the file of a picture as it came, and the file's suffix; None: the picture is gone.
 
         Args:
             message: Message about the inspection.
@@ -232,7 +232,7 @@ class Delivery(BackgroundThread):
         self.error: str | None = None
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, spread=0.25)
         self._refusal_counts: dict[str, int] = {}  # by id of the message
-        self._behind_since: float | None = None  # time since which messages have always waited
+        self._behind_since: float | None = None  # start of the time in which some message has always waited
         self._polled_at = time.monotonic()  # when all outboxes were read last, even if none was due
 
     @override

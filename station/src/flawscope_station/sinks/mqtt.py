@@ -172,7 +172,7 @@ class MqttSink(Sink):
             UndeliveredError: The broker did not take the message.
         """
         self._connect()
-        kind = message.type.partition(".")[0]  # inspection, verdict
+        kind = message.type.partition(".")[0]  # the word before the dot: inspection or verdict
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
         try:
             self._publish(f"{self._base_topic}/{message.data['product']}/{kind}", text)
@@ -186,7 +186,7 @@ class MqttSink(Sink):
 
     @override
     def refresh(self) -> float:
-        """Renew the messages that the broker keeps: states and problems.
+        """Renew the states and problems that the broker keeps; return the seconds until the next call.
 
         Raises:
             UndeliveredError: The broker did not take a message.
@@ -242,7 +242,7 @@ class MqttSink(Sink):
             self._own_status_count -= 1
             return
         self._heard_at = time.monotonic()
-        # after a while: two stations that answer every `online` at once would answer each other forever
+        # `online` is answered at intervals: two stations that always answer would answer each other forever
         is_due = self._heard_at > self._renewed_at + RENEWAL_SECONDS
         if is_due or not is_online:
             self._must_renew_status = True

@@ -124,7 +124,7 @@ class Undelivered:
 def _describe(row: UndeliveredRow) -> RefusedMessage:
     return {
         "inspection": row.inspection_id,
-        "verdict": row.verdict_id or None,
+        "verdict": row.verdict_id or None,  # `NO_VERDICT` becomes None
         "why": row.why,
         "at": iso(row.at),
         "again": row.again,

@@ -201,6 +201,7 @@ class Arrivals:
             if not self._is_done(path, listed) and self._is_whole(path, listed, now)
         ]
         self._forget_gone()
+        # an unchanged file keeps its entry, which has the time since which it is unchanged
         other_files = dict[str, _OtherFile]()
         for path, stamp in self._others.items():
             other_file = self._other_files.get(path)
@@ -441,6 +442,7 @@ class Arrivals:
                 if not was_renamed:
                     self.gone[Path(path)] = stamp
         is_same_folder = self._identity is not None and _identity(self.folder) == self._identity
+        # a judged file is in the folder, or known to be absent, or has gone away since the last listing
         accounted_count = self._present_done_count + len(self._absent)
         more_are_absent = accounted_count < len(self._done)
         if is_same_folder and more_are_absent:

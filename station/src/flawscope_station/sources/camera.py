@@ -332,7 +332,7 @@ class LiveCamera:
         shot = Shot(frame, moment, triggers=len(requests), exposed_at=exposed_at)
         with self._changed:
             self.state.last = moment
-            self._frame_bytes = 3 * frame.width * frame.height  # about: 8 bits of each of three colours
+            self._frame_bytes = 3 * frame.width * frame.height  # estimate: a byte for each of three colours
             if self._claim_if_due(is_trigger_answer=bool(triggers)):
                 self._queue_shot(shot)
                 self._changed.notify()
@@ -367,7 +367,8 @@ class LiveCamera:
             return True
         if self._last_frame_at < self._next_due:
             return False
-        # keeps the mean interval; after a pause of the camera, at most one frame more than usual is due
+        # Counting from the last due time keeps the mean interval. After a pause of the camera the count
+        # begins anew at this frame, so that at most one additional frame is due.
         self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 
@@ -424,7 +425,8 @@ class LiveCamera:
         answer = part = None
         try:
             if shot is not None:
-                self.line.check(None)  # raises NotReadyError; the next frame may be taken
+                # None: a frame has no part's number; raises NotReadyError, but the next frame may be taken
+                self.line.check(None)
                 self._check_single()
                 key = f"{SOURCE}:{self.number}:{shot.at}"
                 triggers = shot.triggers or None  # None: no trigger caused the part
@@ -527,6 +529,7 @@ class FfmpegCamera(LiveCamera):
 
     @override
     def _run_session(self, backoff: Backoff) -> str:
+        """Open the camera and handle its frames; return why they ended."""
         frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
         try:
             self._last_frame_at = time.monotonic()

@@ -108,7 +108,7 @@ class _ProblemFile:
     backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
 
 
-Known = tuple[Path, bool]  # a picture, and whether its key is in the store, as that of another content
+Known = tuple[Path, bool]  # a picture, and whether the store has its key already, but with other content
 
 
 class WatchedFolder:
@@ -242,7 +242,7 @@ class WatchedFolder:
     # ---- pictures
 
     def unknown_files(self) -> Iterator[Known]:
-        """Yield each picture to inspect, and whether its key is in the store, as that of another content.
+        """Yield each picture to inspect, and whether the store has its key already, but with other content.
 
         Pictures that were inspected before are not yielded, but moved or kept. A picture that is kept, and
         was there at the start, counts as inspected if the store has its key. Its content is compared later.
@@ -274,7 +274,7 @@ class WatchedFolder:
 
         Args:
             path: Path of the file.
-            is_known: Whether its key is in the store, as that of another content.
+            is_known: Whether the store has its key already, but with other content.
         """
         label = self._parse_label(self._known.name(path))
         picture = Picture(b"", self._known.name(path), label.view)  # without its content: the name says all
@@ -305,7 +305,7 @@ class WatchedFolder:
 
         Args:
             path: Path of the picture.
-            is_known: Whether its key is in the store, as that of another content.
+            is_known: Whether the store has its key already, but with other content.
 
         Raises:
             TooLargeError: The file is larger than `limits: upload`.
@@ -367,7 +367,7 @@ class WatchedFolder:
             self._finish_file(arrivals, path)
 
     def _read_digest(self, arrivals: Arrivals, path: Path, stamp: FileStamp) -> bytes | None:
-        """Return the hash of a file's content, and remember it; None: there is none now.
+        """Return the hash of a file's content, and remember it; None: the file cannot be hashed now.
 
         A file that cannot be read is tried again later. A file that changed or went away meanwhile is left to
         the next look at the folder.
@@ -435,7 +435,7 @@ class WatchedFolder:
     ) -> None:
         """Move or keep a file that was inspected before; note an event if it is not the same file."""
         was_touched = arrivals.content_known(path, digest)
-        # inspected files that are not kept are moved away: a file with the same content is not a renamed one
+        # where inspected files are moved away, a file with the same content cannot be one under a new name
         is_same_file = was_touched or (self.then == KEEP and self._known.was_moved(stamp, digest))
         if not is_same_file:
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
@@ -497,7 +497,7 @@ class WatchedFolder:
     def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; after some time set it aside."""
         self._problem_files.pop(path, None)
-        if not arrivals.failed(path, self._clock.monotonic()):
+        if not arrivals.failed(path, self._clock.monotonic()):  # it may still become whole
             return
         self._note(UNREADABLE, path, arrivals.stamp(path), to_utf8(str(error)))
         self._digests.pop(path, None)  # the file was not judged: the same content is no repetition
@@ -507,14 +507,14 @@ class WatchedFolder:
         """Move a file that is not inspected into a folder for such files, if files are moved, and report it.
 
         A picture that a frozen camera repeats stays in its place. The caller must have recorded the event
-        before: if the store is away, that fails, the file stays in its place, and is handled again.
+        before: if the store is away, the recording fails, and the file is not moved, but handled again later.
         """
         place = path
         stamp = arrivals.stamp(path)
         if self.target is not None and not isinstance(error, FrozenError):
             with suppress(OSError):  # a file that cannot be moved stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
-                place = move_unchanged(path, stamp, target) or path
+                place = move_unchanged(path, stamp, target) or path  # None: the file has changed, and stays
         arrivals.done(path, digest=self._digests.pop(path, None))
         why = to_utf8(str(error))
         self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, self._clock.monotonic(), why)
@@ -715,7 +715,7 @@ class FolderSource(BackgroundThread):
                 self._handle_first_answer()
 
     def _handle_answers(self, folders: Sequence[WatchedFolder]) -> bool:
-        """Wait for the answers of all parts that are handed in, and handle them; return False if one fails.
+        """Wait for the answers of all parts that are handed in; return whether all of them could be handled.
 
         An answer that cannot be handled, for example because the store is away, is left to the next round.
         """
@@ -796,7 +796,8 @@ class FolderSource(BackgroundThread):
             is_complete = not group.why
             if is_complete:
                 yield files
-            elif len(folders) == len(self.folders) and is_over:  # no folder is away with a missing view
+            # while a folder is away, the missing view may be in it
+            elif len(folders) == len(self.folders) and is_over:
                 self._give_up(files, FlawscopeError(group.why))
 
     def _give_up(self, files: Sequence[_File], error: FlawscopeError) -> None:
@@ -806,7 +807,7 @@ class FolderSource(BackgroundThread):
             self.line.refused(error)
 
     def _submit_files(self, files: Sequence[_File]) -> Future[RecordedInspection] | None:
-        """Read the files of a part and submit it; return None where it is not submitted, or not now."""
+        """Read the files of a part and submit it; return None where it was not submitted."""
         try:
             results = [file.folder.read_picture(file.path, file.is_known) for file in files]
             pictures_and_labels = [result for result in results if result is not None]
@@ -841,7 +842,7 @@ class _File(NamedTuple):
     Attributes:
         folder: Folder that has it.
         path: Path of the picture.
-        is_known: Whether its key is in the store, as that of another content.
+        is_known: Whether the store has its key already, but with other content.
     """
 
     folder: WatchedFolder

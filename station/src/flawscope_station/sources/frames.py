@@ -88,7 +88,8 @@ class FrameReader:
             self.close()
             raise too_large_error(context.width, context.height, pixels)
         context.options = {"max_pixels": str(pixels)}
-        # decoding threads share each frame; threads with a frame each would hold it back for the next frames
+        # All decoding threads work on the same frame. If each had a frame of its own, a frame would come out
+        # only after the next ones have come in.
         context.thread_type = "SLICE"
 
     def close(self) -> None:
@@ -131,8 +132,8 @@ class FrameReader:
     def _note_arrival(self, asked_at: float, read_at: float) -> None:
         """Set `arrived` to the time at which a packet came, or to an earlier time if that is not certain.
 
-        The reader may have got the packet late, for it waited for Python's lock or for a core: the seconds of
-        this wait are the delay.
+        The wait is the time from `asked_at` to `read_at`. The delay is the part of it in which the packet may
+        have been there already, while the reader waited for Python's lock or for a core.
 
         - If the wait, without the delay, was very short, the packet may have lain in a buffer: `arrived`
           stays as it is.

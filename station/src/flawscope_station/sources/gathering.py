@@ -21,7 +21,7 @@ class SeenView:
         part: Number and batch of the part.
         view: View that it shows; None: its name has none.
         changed_ns: Time of change of the file, in ns.
-        is_known: Whether its key is in the store, as that of another content.
+        is_known: Whether the store has its key already, but with other content.
     """
 
     path: Path

@@ -51,7 +51,7 @@ class KnownFiles:
                 size; b"": the content is not part of the key.
         """
         name = self.name(path)
-        exact_name = path.relative_to(self.folder).as_posix()
+        exact_name = path.relative_to(self.folder).as_posix()  # may have characters that UTF-8 lacks
         suffix = _ending(stamp)
         key = f"{self._prefix}{name}{suffix}"
         if len(key) <= MAX_KEY_LENGTH and name == exact_name and not digest:
@@ -89,8 +89,8 @@ class KnownFiles:
         keys += [str(row.key) for row in removed_rows]
         prefix = self._prefix  # as `key` puts it before the name
         suffix = _ending(stamp)  # as `key` puts it after the name
-        moved_keys = [key for key in keys if key.startswith(prefix) and key.endswith(suffix)]
-        earlier_names = [key[len(prefix) : -len(suffix)] for key in moved_keys]
+        keys_with_stamp = [key for key in keys if key.startswith(prefix) and key.endswith(suffix)]
+        earlier_names = [key[len(prefix) : -len(suffix)] for key in keys_with_stamp]
         # a name that begins with # is a hash: the file is not found by it
         readable_names = [name for name in earlier_names if not name.startswith("#")]
         return any(not is_unchanged(self.folder / name, stamp) for name in readable_names)
