@@ -363,8 +363,10 @@ def embed_pictures(
     def ignore(batch: Sequence[int], result: None) -> None:
         pass  # `embed` has stored the features already
 
-    size = BATCH if device.type == "cpu" else GPU_BATCH
-    process_blocks(indices, size, load=load, work=embed, take=ignore, device=device, step=step, stage=stage)
+    batch_size = BATCH if device.type == "cpu" else GPU_BATCH
+    process_blocks(
+        indices, batch_size, load=load, work=embed, take=ignore, device=device, step=step, stage=stage
+    )
 
 
 def process_blocks(

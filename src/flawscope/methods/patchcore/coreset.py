@@ -321,7 +321,8 @@ class _Distances:
                 torch.minimum(squared[points], pick_squared, out=squared[points])
             return pick_squared
 
-        # First the picks of each point's own group, whose products become infinite, then the other picks
+        # The picks of each point's own group come first; then their products become infinite, so that the
+        # last update compares with the other picks only
         all_points = slice(0, len(squared))
         own_runs = [  # for each group, its points of the block, and the columns of its picks
             (slice(start, stop), picks.columns[group])
@@ -336,8 +337,8 @@ class _Distances:
             for points, columns in own_runs:
                 update_points(points, products[points, columns], picks.numbers[columns])
                 products[points, columns] = torch.inf
-        to_others = update_points(all_points, products, picks.numbers)
-        torch.minimum(self.others[rows], to_others, out=self.others[rows])
+        others_squared = update_points(all_points, products, picks.numbers)
+        torch.minimum(self.others[rows], others_squared, out=self.others[rows])
 
     def _update_pairs(self, picks: _PickBatch, points: Tensor, pair_picks: Tensor) -> None:
         """Compare pairs of a point and a pick, and no others.
@@ -392,15 +393,15 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
     squared = distances.squared
     highest, pool = squared.topk(min(POOL_SIZE, len(squared)))
     if highest[0] == highest[-1]:
-        # All are equal: the pool gets the lowest indices, and wins ties: a point of the pool is picked before
-        # a point outside with the same distance
+        # All are equal. The pool gets the lowest indices and wins ties: its points are picked before points
+        # outside with the same distance
         pool = (squared == highest[0]).nonzero().flatten()[:POOL_SIZE]
         outside_squared = highest[0]
         wins_ties = True
     else:
         pool = pool.sort().values  # argmax then finds the lowest index of equal distances
         outside_squared = highest[-1]  # squared distances outside the pool are at most this
-        wins_ties = len(pool) == len(squared)
+        wins_ties = len(pool) == len(squared)  # no point is outside
     pool_squared = squared[pool]
     points = features[pool] - distances.origin
     norms = (points * points).sum(1)

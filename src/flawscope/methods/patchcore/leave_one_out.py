@@ -64,13 +64,13 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
 def measured_excess(
     good: GoodValues, groups: Sequence[int], old_tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the tensors for `left_out_excess`: means over the pictures of each group.
+    """Return the tensors for `left_out_excess`: each group's mean excess of the bounds over exact values.
 
     Args:
         good: Leave-one-out values of the pictures.
         groups: Groups of the pictures, `[N]`.
         old_tensors: Tensors of the model that is extended; groups without a picture in `good` keep their
-            values of it. Empty: the model is new.
+            excess in them. Empty: the model is new.
     """
     excesses_by_group: dict[int, list[tuple[float, float]]] = {}
     for group, (score_bound, maximum_bound), values in zip(groups, good.bounds, good.values, strict=True):

@@ -147,7 +147,8 @@ def _working_bytes(model: Model, task: Task, patch_counts: Sequence[int], count:
     threads = torch.get_num_threads() if is_on_cpu else 1
     width = model.width
     bank_sizes = [
-        bank_size(model.config, v, patch_count * count) for v, patch_count in enumerate(patch_counts)
+        bank_size(model.config, branch, patch_count * count)
+        for branch, patch_count in enumerate(patch_counts)
     ]
     bank_bytes = sum(bank_sizes) * width * 4
     # on a CPU, each thread decodes: the decoded picture, its upright copy and the input of the resize

@@ -189,8 +189,8 @@ class Model(PatchDetector):
     def sharpen(self, joined: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Sharpen joined maps `[B, H, W]`; their maxima do not change.
 
-        The maps of one size are joined first, then the sizes. The powers of these sums are not those of
-        `fuse`. The map of a second backbone amplifies the result.
+        The maps of one size are joined first, then the sizes. The exponents differ from those of `fuse`. The
+        map of a second backbone amplifies the result.
 
         Args:
             joined: The joined maps.

@@ -128,6 +128,7 @@ class ByteScreen(nn.Module):
         super().__init__()
         width = bank.shape[1]
         rotation = random_rotation(width).to(bank.device)
+        # elements become 2 m', m' at most ELEMENT_MAX
         self.step = max(float((bank @ rotation).abs().max()), 1e-30) / (2 * ELEMENT_MAX)
         self.register_buffer("rotation", rotation / self.step, persistent=False)
         integers = self._quantise(bank)  # m'
@@ -403,7 +404,7 @@ def onnx_translations() -> dict[Operator, Operator]:
     from onnx import TensorProto, helper
     from onnxscript import opset18
 
-    op: Any = opset18  # annotated for values, but here it gets the names of values
+    op: Any = opset18  # its annotations expect tensors, but here it is called with values of the graph
 
     def constant(element_type: int, number: float) -> object:
         scalar = helper.make_tensor("value", element_type, dims=[], vals=[number])

@@ -65,7 +65,7 @@ class SelectedBank:
         Args:
             branch: The branch that has the bank.
             groups: Groups of the bank's elements, `[M]`.
-            points: Absolute patches, `[N, D]`.
+            points: Patches, without the branch's centre subtracted, `[N, D]`.
             point_groups: Groups of the patches, `[N]`.
             result: Selection of the bank from the patches, with groups.
         """

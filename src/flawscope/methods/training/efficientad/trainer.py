@@ -130,8 +130,8 @@ class Trainer(trainer.Trainer[Batch]):
         natural = []
         cells = []
         valid_masks = []
-        seeing_masks = []
-        centred_masks = []
+        anywhere_masks = []
+        within_masks = []
         first_number = step * self.config.batch
         for number in range(first_number, first_number + self.config.batch):
             place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
@@ -152,9 +152,9 @@ class Trainer(trainer.Trainer[Batch]):
                 (teacher_outputs,) = self.teacher_outputs[place]
                 targets.append(teacher_outputs[:, *window])
             else:
-                seeing_masks.append(seeing.anywhere[window])
-                centred_masks.append(seeing.within[window])
-            kind = int(rng.integers(3))
+                anywhere_masks.append(seeing.anywhere[window])
+                within_masks.append(seeing.within[window])
+            kind = int(rng.integers(3))  # brightness, contrast or saturation
             recoloured.append(recolour(good_image, kind, float(rng.uniform(0.8, 1.2))))
             images.append(image)
             cells.append((y, x))
@@ -164,8 +164,8 @@ class Trainer(trainer.Trainer[Batch]):
                 pixels = self.natural.draw(self.window_pixels, rng)
                 natural.append(torch.from_numpy(pixels).permute(2, 0, 1))
         defect_outputs = None
-        if seeing_masks:
-            defect_outputs = DefectOutputs(torch.stack(seeing_masks), torch.stack(centred_masks))
+        if anywhere_masks:
+            defect_outputs = DefectOutputs(torch.stack(anywhere_masks), torch.stack(within_masks))
         return Batch(
             images=torch.stack(images),
             recoloured=torch.stack(recoloured),

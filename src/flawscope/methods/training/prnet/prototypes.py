@@ -117,7 +117,7 @@ def k_means(
     with workers() as map_restarts:
         runs = map_restarts(run_restart, range(restarts))
     assignment, history = min(runs, key=last_objective)  # the first of equal ones
-    assignment = assignment.clone()  # the threads made it in inference mode
+    assignment = assignment.clone()  # a normal tensor: the threads made one of inference mode
     prototypes = _compute_centres(load, numbers, assignment, count)
     return KMeansResult(
         prototypes, objective=history[-1], assignment=assignment, pictures=numbers, history=history

@@ -104,7 +104,7 @@ class Trainer(trainer.Trainer[Batch]):
         return self.pictures.defective(place, extended=is_extended, rng=rng)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """Return the loss of the map, SmoothL1 and focal (3.5)."""
+        """Return the losses of the map, SmoothL1 and focal (section 3.5), as one sum."""
         (network,) = networks
         images = state.upload(batch.images, self.device)
         masks = state.upload(batch.masks, self.device)
