@@ -349,6 +349,7 @@ class _Distances:
             pair_picks: Number of each pair's pick in the batch, `[L]`.
         """
         relative = self.features.index_select(0, points) - self.origin
+        # -2xy + |y|² + |x|²
         pair_squared = (relative * picks.minus_doubled.T.index_select(0, pair_picks)).sum(1)
         pair_squared = pair_squared + picks.norms[pair_picks]
         pair_squared += self.norms[points]

@@ -294,7 +294,7 @@ def _find_all_suspects(
     patches: Patches,
     selections: list[SelectedBank],
 ) -> dict[int, float]:
-    """Return number -> score of all suspicious pictures, also of those not in calibration; highest first.
+    """Return the scores of all suspicious pictures by number, highest first, also outside the calibration.
 
     Args:
         job: The fit.

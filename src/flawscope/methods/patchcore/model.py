@@ -375,7 +375,7 @@ class BankBranch(PatchBranch):
     def nearest(self, features: Tensor) -> Tensor:
         """Return the absolute bank element nearest to each absolute patch: `[B, P, D]`.
 
-        Of elements at the same distance it is the first.
+        Of elements at the same distance, the first is returned.
         """
         queries = (features - self.centre).flatten(0, 1)
         block_minima = []

@@ -92,8 +92,8 @@ class SelectedBank:
     def _find_next_elements(self) -> Tensor:
         """Return the numbers `[N, K]` of further elements within the radius of each patch, nearest first.
 
-        Only elements near to the patch's nearest element are compared. If fewer than K are found, the other
-        numbers are the number of all elements.
+        Only elements near to the patch's nearest element are compared. If fewer than K are found, the row is
+        filled up with M, the size of the bank.
         """
         bank = self.branch.bank
         norms = self.branch.norms

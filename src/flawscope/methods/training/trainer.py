@@ -208,7 +208,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Continue from step `done` to the last step."""
         first_step = self.done
         save_time = time.monotonic()
-        # while steps run, the clock's time must be added to `seconds`, as is done at the end
+        # `seconds` plus the clock's time is now the time of the training; the end of this function adds it
         self.seconds -= save_time
         for network in self.networks:
             network.train()
@@ -325,8 +325,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def _loss_text(self) -> str:
         """Return the mean loss since the last check as text.
 
-        Devices other than a CPU would wait for it: there it is the loss of the last check, or empty if there
-        was no check.
+        Other devices than a CPU would wait for this mean: there, the text has the loss of the last check, and
+        is empty before the first check.
         """
         if self.device.type == "cpu" and self.steps_since_check:
             return f", loss {float(self.loss_sums.sum()) / self.steps_since_check:.3f}"

@@ -258,7 +258,7 @@ class Trainer(trainer.Trainer[Batch]):
             batch: The batch.
         """
         channels = self.model.channels
-        count = len(batch.images)  # of the first windows, and of the last ones
+        count = len(batch.images)  # number of the first windows, and of the last, recoloured ones
         teacher = self.model.teacher
         shared_layers = FIRST_LAYERS if self.config.start == "teacher" else 0
         with torch.no_grad():
