@@ -363,7 +363,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
 def _embed_once(
     job: FitJob, load: LoadPicture, numbers: Sequence[int], store: StoreFeatures, stage: str
 ) -> None:
-    """Embed images, except those whose features an earlier fit has kept in memory (`feature_memory`).
+    """Embed images, except those whose features are already kept in memory (`feature_memory`).
 
     Arguments as for `embed_pictures`.
     """

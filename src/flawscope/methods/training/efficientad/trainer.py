@@ -209,7 +209,7 @@ class Trainer(trainer.Trainer[Batch]):
         return torch.stack(windows)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """Return the losses of the paper (3.2 and 3.3): L_hard, the penalty, L_AE and L_STAE."""
+        """Return the losses of the paper (sections 3.2 and 3.3): L_hard, the penalty, L_AE and L_STAE."""
         student = cast(nn.Sequential, networks[0])
         autoencoder = networks[1]
         count = len(batch.images)
