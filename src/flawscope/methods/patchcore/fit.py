@@ -164,7 +164,7 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
     strengths = good.strengths
     picture_of = job.task.views.picture_of
     if picture_of:
-        # the row of a view's picture in the new `strengths`
+        # for each view, the row of its picture in the new `strengths`
         _, picture_rows = np.unique([picture_of[number] for number in numbers], return_inverse=True)
         strengths = np.full((picture_rows.max() + 1, strengths.shape[1]), -np.inf)
         np.maximum.at(strengths, picture_rows, good.strengths)

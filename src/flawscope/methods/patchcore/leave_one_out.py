@@ -249,7 +249,7 @@ def leave_one_out(
 def scores_above(
     limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
 ) -> dict[int, float]:
-    """Return number -> score of the left-out pictures whose scores are above a limit.
+    """Return the scores above a limit of left-out pictures, by the pictures' numbers.
 
     If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
     the present banks. This score is hardly ever too low: if it is not above the limit, the exact score is not
@@ -271,9 +271,9 @@ def scores_above(
         ]
         if model.score_is_map_maximum:
             branches = [(distances.amax(), distances) for distances in picture_distances]
-            bound, _ = LeftOutPicture(branches, inside=patches.pixel_mask(i)).combine(model)
-            if float(bound) <= limit:
-                return float(bound)
+            fast_score, _ = LeftOutPicture(branches, inside=patches.pixel_mask(i)).combine(model)
+            if float(fast_score) <= limit:
+                return float(fast_score)
         picture = left_out_picture(model, patches, i, selections, picture_distances)
         exact_score, _ = picture.combine(model)
         return float(exact_score)

@@ -150,7 +150,7 @@ def _working_bytes(model: Model, task: Task, patch_counts: Sequence[int], count:
         bank_size(model.config, branch, patch_count * count)
         for branch, patch_count in enumerate(patch_counts)
     ]
-    bank_bytes = sum(bank_sizes) * width * 4
+    bank_bytes = sum(bank_sizes) * width * 4  # fp32
     # on a CPU, each thread decodes: the decoded picture, its upright copy and the input of the resize
     decoding = 3 * task.decoded_bytes if is_on_cpu else 0
     batch = BATCH if is_on_cpu else GPU_BATCH
@@ -191,7 +191,7 @@ def _activation_bytes(model: Model) -> int:
     def measure(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal max_bytes
         if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
-            max_bytes = max(max_bytes, (inputs[0].numel() + output.numel()) * 4)
+            max_bytes = max(max_bytes, (inputs[0].numel() + output.numel()) * 4)  # fp32
 
     modules = [module for network in model.backbones for module in network.modules()]
     layers = [module for module in modules if not list(module.children())]

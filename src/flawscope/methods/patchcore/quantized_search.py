@@ -295,14 +295,14 @@ class ByteBound:
         norms = rotated.square().sum(1)
         integers, errors = self._quantise_points(rotated)
         unit = 2.0 * self.step * self.step
-        # |p|² - 2 |e_x| |p|, in units
+        # |p|² - 2 |e_x| |p| with the largest |e_x|, in units of 2 s²
         pick_terms = ((norms - 2.0 * self.max_error * norms.sqrt()).double() / unit).floor()
         max_term = HIGH_DIGITS * QUERY_MAX * QUERY_MAX  # the digits go from -max_term to max_term
         middle = float(pick_terms.min()) + max_term  # relative to it, the smallest term is -max_term
         # larger terms are cut, which only lowers their bounds
         relative_terms = (pick_terms - middle).clamp(max=max_term).long()
         digits = split_digits(relative_terms, count=HIGH_DIGITS, max_digit=QUERY_MAX)
-        # a product is the pick's term minus x'p', in units
+        # a product of a point's bytes and a column is the pick's term minus x'p', in units
         columns = torch.cat([-integers, torch.stack(digits, 1)], 1).to(torch.int8)
         columns = F.pad(columns, (0, self.quantised.shape[1] - columns.shape[1])).T
         return PickBound(
@@ -424,7 +424,7 @@ def onnx_translations() -> dict[Operator, Operator]:
             block = op.Gather(weights, op.Constant(value_int=i), axis=0)
             products = op.MatMul(integers, op.DequantizeLinear(block, scale, weight_zero))
             groups = op.Reshape(products, op.Constant(value_ints=[-1, group, width // group]))
-            minima.append(op.ReduceMin(groups, op.Constant(value_ints=[1]), keepdims=0))
+            minima.append(op.ReduceMin(groups, op.Constant(value_ints=[1]), keepdims=0))  # over axis 1
         return op.Concat(*minima, axis=1)
 
     return {torch.ops.flawscope.group_minima.default: group_minima}

@@ -113,8 +113,10 @@ class SelectedBank:
                 nearest = point_terms.topk(min(NEXT_ELEMENTS, len(candidates)), largest=False)
                 squares = nearest.values + (points * points).sum(1, keepdim=True)
                 is_covering = squares <= self.radius**2
-                count = nearest.indices.shape[1]
-                next_elements[rows, :count] = candidates[nearest.indices].where(is_covering, no_element).int()
+                nearest_count = nearest.indices.shape[1]
+                next_elements[rows, :nearest_count] = (
+                    candidates[nearest.indices].where(is_covering, no_element).int()
+                )
 
         with workers(bank.device) as map_blocks:
             map_blocks(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ELEMENTS))

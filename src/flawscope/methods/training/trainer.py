@@ -111,8 +111,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
     ) -> None:
         """Set the number of steps, and the pace of a training that ends at a given time.
 
-        The number is the device's default. With minutes, it is the number of steps that fit into the minutes,
-        or into the rest of an earlier run's time. The pace corrects it while the training runs.
+        Without minutes, the number is the device's default. With minutes, it is the number of steps that fit
+        into them, or into the rest of an earlier run's time. The pace corrects it while the training runs.
 
         Args:
             budget: Minutes of the training.
@@ -264,7 +264,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             group["lr"] = group["initial_lr"] * share
         losses = self._optimise(self.networks, self.optimiser, batch, self.done)
         self.loss_sums += losses
-        check_count = int(self._share_done() * self.checks)  # of the checks up to this step
+        check_count = int(self._share_done() * self.checks)  # number of checks due before this step
         self.done = self.done + 1
         self.steps_since_check = self.steps_since_check + 1
         self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())

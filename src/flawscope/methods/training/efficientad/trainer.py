@@ -366,6 +366,7 @@ def _window_starts(cells: int, window: int) -> list[int]:
     count = -(-cells // window)  # rounded up
     if count == 1:
         return [0]
+    # evenly spaced, from the first cell to the last place where a window fits
     return [round(k * (cells - window) / (count - 1)) for k in range(count)]
 
 
