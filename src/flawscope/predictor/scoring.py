@@ -151,7 +151,7 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return a function that returns for a row the run without what was learnt from its unit (`RunOf`).
+    """Return the `RunOf` of a model: it gives a row the run without what was learnt from the row's unit.
 
     Args:
         model: The model.

@@ -198,13 +198,13 @@ def _make_result(
         "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
-    extra = {f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)}
+    extra_tensors = {f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)}
     old_tensors = {} if job.task.old is None else job.task.old.tensors
     old_excess = {
         name: torch.from_numpy(old_tensors[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old_tensors
     }
     calibrated_groups = [job.task.groups[number] for number in calibrated_numbers]
-    extra |= measured_excess(good, calibrated_groups, old_excess)
+    extra_tensors |= measured_excess(good, calibrated_groups, old_excess)
     cells = {number: job.cells[number] for number in used_numbers if number in job.cells}
     group_count = len({job.task.groups[number] for number in used_numbers})
     is_picture_a_group = group_count == len(used_numbers)
@@ -213,7 +213,7 @@ def _make_result(
         used=used_numbers,
         how="leave-one-picture-out" if is_picture_a_group else "leave-one-group-out",
         cells=cells,
-        extra=extra,
+        extra=extra_tensors,
         facts=facts,
     )
     leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)

@@ -152,21 +152,21 @@ def _working_bytes(model: Model, task: Task, patch_counts: Sequence[int], count:
     ]
     bank_bytes = sum(bank_sizes) * width * 4  # fp32
     # on a CPU, each thread decodes: the decoded picture, its upright copy and the input of the resize
-    decoding = 3 * task.decoded_bytes if is_on_cpu else 0
+    decoding_bytes = 3 * task.decoded_bytes if is_on_cpu else 0
     batch = BATCH if is_on_cpu else GPU_BATCH
-    embedding = threads * (batch * _activation_bytes(model) + decoding) + KERNEL_BYTES
+    embedding_bytes = threads * (batch * _activation_bytes(model) + decoding_bytes) + KERNEL_BYTES
     # products of a block with a batch of picks, and the block twice
-    selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
+    selecting_bytes = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
     if is_on_cpu and quantized_search.is_faster():
         # rounded features of one branch and one shard at a time
         shard_pictures = -(-count // shards)  # rounded up
-        selecting += max(patch_counts) * shard_pictures * (quantized_search.row_bytes(width) + 4)
+        selecting_bytes += max(patch_counts) * shard_pictures * (quantized_search.row_bytes(width) + 4)
     # for each thread a block of BLOCK / 4 rows of `neighbour_table` against the bank, 4 bytes a number; and
     # four copies of the banks
-    installing = threads * BLOCK // 4 * max(bank_sizes) * 4 + 4 * bank_bytes
+    installing_bytes = threads * BLOCK // 4 * max(bank_sizes) * 4 + 4 * bank_bytes
     # the shards' coresets, which are twice as large as the banks, and a second time as their union
-    merging = 0 if shards == 1 else 2 * 2 * bank_bytes
-    return embedding + selecting + installing + merging
+    merging_bytes = 0 if shards == 1 else 2 * 2 * bank_bytes
+    return embedding_bytes + selecting_bytes + installing_bytes + merging_bytes
 
 
 def _calibrated_count(config: Config, task: Task) -> int:

@@ -400,7 +400,7 @@ class _OnnxValue(Protocol):
 
 
 def onnx_translations() -> dict[Operator, Operator]:
-    """Return, by torch operator, the function that writes this operator in ONNX operators."""
+    """Return the functions that write torch operators as ONNX operators, by torch operator."""
     from onnx import TensorProto, helper
     from onnxscript import opset18
 

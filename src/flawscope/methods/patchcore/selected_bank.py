@@ -60,7 +60,7 @@ class SelectedBank:
         point_groups: Tensor,
         result: coreset.Coreset,
     ):
-        """Divide the patches into cells.
+        """Divide the patches into cells: those of a cell have the same nearest element.
 
         Args:
             branch: The branch that has the bank.

@@ -132,7 +132,7 @@ class Trainer(trainer.Trainer[Batch]):
         valid_masks = []
         anywhere_masks = []
         within_masks = []
-        first_number = step * self.config.batch
+        first_number = step * self.config.batch  # the pictures of all steps are counted through
         for number in range(first_number, first_number + self.config.batch):
             place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
             index = self.training[place]
