@@ -163,15 +163,15 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
     squared = norms.new_full((len(points),), torch.inf)
     if len(start):
         squared = torch.addmm((start * start).sum(1), points, start.T, alpha=-2).amin(1).add_(norms)
-    rows = (squared > radius * radius).nonzero().flatten()
-    if not len(rows):
-        return rows
-    points = points[rows]
-    norms = norms[rows]
-    squared = squared[rows]
+    uncovered = (squared > radius * radius).nonzero().flatten()
+    if not len(uncovered):
+        return uncovered
+    points = points[uncovered]
+    norms = norms[uncovered]
+    squared = squared[uncovered]
     if points.device.type != "cpu":  # the loop below would wait for a GPU at each pick
         present = start if len(start) else None
-        return rows[select(points, len(rows), start=present, until=radius).indices]
+        return uncovered[select(points, len(uncovered), start=present, until=radius).indices]
     # The arrays share memory with the tensors. Steps in numpy have less overhead, which is most of the time
     pick_squared = torch.empty_like(squared)  # squared distances to the last pick
     pick_array = pick_squared.numpy()
@@ -184,7 +184,7 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
         squared_array[pick] = PICKED
         picks.append(pick)
         pick = int(squared_array.argmax())
-    return rows[picks]
+    return uncovered[picks]
 
 
 @dataclass(frozen=True)
@@ -266,10 +266,10 @@ class _Distances:
             groups, order = groups.sort(stable=True)
             points = points[order]
             numbers = numbers[order]
-        for k in range(0, len(points), BATCH):
-            batch = points[k : k + BATCH]
+        for offset in range(0, len(points), BATCH):
+            batch = points[offset : offset + BATCH]
             relative = batch - self.origin
-            pick_groups = None if groups is None else groups[k : k + BATCH]
+            pick_groups = None if groups is None else groups[offset : offset + BATCH]
             columns = {}
             if pick_groups is not None:
                 columns = {group: slice(first, stop) for group, first, stop in _equal_runs(pick_groups)}
@@ -279,7 +279,7 @@ class _Distances:
             picks = _PickBatch(
                 norms=(relative * relative).sum(1),
                 minus_doubled=(relative * -2.0).T,
-                numbers=numbers[k : k + BATCH],
+                numbers=numbers[offset : offset + BATCH],
                 columns=columns,
                 groups=pick_groups,
                 bound=bound,

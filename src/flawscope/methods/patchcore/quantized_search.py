@@ -201,8 +201,8 @@ class ByteScreen(nn.Module):
         """
         rotated = queries @ self.rotation
         integers = rotated.round().clamp(-QUERY_MAX, QUERY_MAX)  # x'
-        rows = torch.cat([integers, self.tail.expand(queries.shape[0], -1)], 1)
-        bounds = group_minima(rows, self.weights(bank), GROUP_SIZE)
+        query_rows = torch.cat([integers, self.tail.expand(queries.shape[0], -1)], 1)
+        bounds = group_minima(query_rows, self.weights(bank), GROUP_SIZE)
         lowest_bounds, groups = bounds.topk(KEPT_GROUPS, dim=1, largest=False, sorted=False)
         members = torch.arange(GROUP_SIZE, device=bank.device)
         candidates = (groups[:, :, None] * GROUP_SIZE + members).flatten(1).clamp(max=len(bank) - 1)
@@ -350,8 +350,8 @@ class PickBound:
         rows = self.bound.rows[b]
         norms = bound.norms[rows]
         products = torch._int_mm(bound.quantised[rows], self.columns)
-        # A bound is norm + unit * product + middle - slack; solved for the product, it is below its limit if
-        # the product is below `product_limits`
+        # A bound is norm + unit * product + middle - slack. It is below the point's limit where the product
+        # is below `product_limits`
         slack = 2.0 * self.max_error * (norms.sqrt() + bound.max_error)
         slack += ROUNDING * (norms + self.largest)
         product_limits = (squared + slack - norms - self.middle) / self.unit
