@@ -56,7 +56,7 @@ class DescriptorNetwork(PatchDetector):
         return self.describe(self.embed(images), self.inside(images))
 
     def describe(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Return descriptors of pictures by their features `[B, P, D]` from `embed`.
+        """Return descriptors of pictures from their features `[B, P, D]`, which `embed` returns.
 
         Args:
             features: Patches of all branches.

@@ -122,8 +122,8 @@ class Detector(nn.Module, ABC):
         """Return images `[B, 3, H, W]` for the networks, without the negative marks of `Preprocess`.
 
         Padding gets the values of the picture's edge. With the setting `hidden`, pixels outside the region of
-        interest are replaced by the nearest pixel inside or, in tiles, by grey: they would change results
-        inside.
+        interest are replaced by the nearest pixel inside or, in tiles, by grey; otherwise they would change
+        results inside.
         """
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, HIDDEN_GREY, images)
@@ -363,8 +363,10 @@ def embed_pictures(
     def ignore(batch: Sequence[int], result: None) -> None:
         pass  # `embed` has stored the features already
 
-    size = BATCH if device.type == "cpu" else GPU_BATCH
-    process_blocks(indices, size, load=load, work=embed, take=ignore, device=device, step=step, stage=stage)
+    batch_size = BATCH if device.type == "cpu" else GPU_BATCH
+    process_blocks(
+        indices, batch_size, load=load, work=embed, take=ignore, device=device, step=step, stage=stage
+    )
 
 
 def process_blocks(

@@ -170,7 +170,8 @@ class Task:
         Raises:
             InputError: There are too few pictures, or a picture's padding covers the region of interest.
         """
-        # a method that holds pictures out must not call `load`: its task has a stand-in with the real `load`
+        # for a method that holds pictures out, `self.load` is a stand-in, which refuses calls; its own `load`
+        # is the real function
         load_picture = self.load.load if isinstance(self.load, _RefusedLoad) else self.load
         region = model.roi.cpu()
 

@@ -80,6 +80,7 @@ def run_serially(work: Callable[[], T], device: torch.device | str = "cpu") -> T
     if torch.device(device).type != "cpu" or torch.get_num_threads() == 1:
         with torch.inference_mode():
             return work()
+    # decorated, because the mode holds only in the thread that enters it
     return _open_pool("alone", 1).submit(torch.inference_mode()(work)).result()
 
 

@@ -27,7 +27,7 @@ def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
 def with_looks_of_views(
     models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
 ) -> dict[str, Predictor]:
-    """Return the models, each of one view, after all have learnt thumbnails of every view's pictures.
+    """Return the models, each of one view, with looks of all views: thumbnails of their good pictures.
 
     Thumbnails differ between models, as each model preprocesses pictures in its own way. A picture is decoded
     once for all models that read the same channels.

@@ -291,7 +291,12 @@ class RoutedParts(PartCollector):
         """Decide on a part by the model of the product that its views show together.
 
         A view that another product's model has judged is judged again. If its picture cannot be read any
-        more, the view is left out.
+        more, the view is left out. A part of an unknown product is anomalous.
+
+        Args:
+            part: Name of the part.
+            views: The prediction of each view, by the view's name.
+            pictures: The views' pictures; for other views, the path in the prediction is read.
         """
         recognition = self._recognise_product(views)
         nearest = recognition.nearest

@@ -279,7 +279,7 @@ class Predictor(AnyModel["Predictor"]):
         try:
             if self.manifest.preprocess.several is not None:
                 return [(source, self._judge_parts(source, loaded, run)) for source, loaded in batch]
-            # the views of the pictures that could be read
+            # the views (item 0) of the pictures that could be read
             readable = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
             scores, maps = self._run_views(readable, run)
         except MemoryError as error:

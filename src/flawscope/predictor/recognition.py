@@ -72,15 +72,15 @@ class KnownProduct:
         return float(max(limits))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the conformal p-value of each distance: its largest p-value in any light.
+        """Return the conformal p-value of each distance: the largest of its p-values in the single lights.
 
         In a light with n good pictures, the p-value is (1 + #{good distances >= distance}) / (n + 1).
         """
         p_values_by_light = []
         for good_distances in self.leave_one_out:
             n = len(good_distances)
-            as_far = n - np.searchsorted(good_distances, distances, side="left")
-            p_values_by_light.append((1 + as_far) / (n + 1))
+            as_far_count = n - np.searchsorted(good_distances, distances, side="left")
+            p_values_by_light.append((1 + as_far_count) / (n + 1))
         largest: NDArray[np.float64] = np.max(p_values_by_light, axis=0)
         return largest
 

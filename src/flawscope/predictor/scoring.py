@@ -140,9 +140,9 @@ def score(
             row = row.seen(row.look, appearance, row.size)
         measured_rows.append(row)
     values = np.array([answers.pictures[number].values for number in numbers])  # [rows, lights, 3]
-    own_light_values = values[:, :1]
+    unlit_values = values[:, :1]  # of the first light, which leaves a picture as it is
     scored_rows = judge(measured_rows, values)
-    unlit_rows = judge(measured_rows, own_light_values)
+    unlit_rows = judge(measured_rows, unlit_values)
     return ScoredRows(
         rows=dict(zip(numbers, scored_rows, strict=True)),
         unlit=dict(zip(numbers, unlit_rows, strict=True)),
@@ -151,7 +151,7 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return a function that returns for a row the run without what was learnt from its unit (`RunOf`).
+    """Return the `RunOf` of a model: it gives a row the run without what was learnt from the row's unit.
 
     Args:
         model: The model.

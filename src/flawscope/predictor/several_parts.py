@@ -66,13 +66,14 @@ def with_parts(
         objects=tuple(views.objects),
         wrong=views.count_error,
     )
+    # the lowest p-value that the calibration gives, for a wrong number of parts
     count_p_value = float(calibration.p_values(np.inf)) if views.count_error else 1.0
     picture_numbers = numbers
     if how.corrections:
         picture_numbers = np.zeros(prediction.map.shape, np.uint16)
         for part in parts:
             part_mask = (numbers == part.part_index).astype(np.float32)
-            restored, _ = how.restored(part_mask, views.geometry, 0.0)
+            restored, _ = how.restored(part_mask, views.geometry, 0.0)  # 0 outside the map
             picture_numbers[restored > 0.5] = part.part_index
     search = PartSearch(count_p_value, several=all_parts, numbers=picture_numbers)
     return replace(prediction, parts=search).noticing(*search.findings())

@@ -98,11 +98,11 @@ def stream_predictions(
         for loaded in _prefetch(sources, load, thread_count, ahead=1, may_go_on=_is_small):
             yield from judge([loaded], session.run)
     else:  # batches of pictures
-        size = batch or session.batch
-        ahead = size * PREFETCH_BATCHES
+        batch_size = batch or session.batch
+        ahead = batch_size * PREFETCH_BATCHES
         thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
         loaded_pictures = _prefetch(sources, load, thread_count, ahead, may_go_on=lambda _: True)
-        while loaded_batch := list(islice(loaded_pictures, size)):
+        while loaded_batch := list(islice(loaded_pictures, batch_size)):
             yield from judge(loaded_batch, session.run)
 
 

@@ -163,15 +163,15 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
     squared = norms.new_full((len(points),), torch.inf)
     if len(start):
         squared = torch.addmm((start * start).sum(1), points, start.T, alpha=-2).amin(1).add_(norms)
-    rows = (squared > radius * radius).nonzero().flatten()
-    if not len(rows):
-        return rows
-    points = points[rows]
-    norms = norms[rows]
-    squared = squared[rows]
+    uncovered = (squared > radius * radius).nonzero().flatten()
+    if not len(uncovered):
+        return uncovered
+    points = points[uncovered]
+    norms = norms[uncovered]
+    squared = squared[uncovered]
     if points.device.type != "cpu":  # the loop below would wait for a GPU at each pick
         present = start if len(start) else None
-        return rows[select(points, len(rows), start=present, until=radius).indices]
+        return uncovered[select(points, len(uncovered), start=present, until=radius).indices]
     # The arrays share memory with the tensors. Steps in numpy have less overhead, which is most of the time
     pick_squared = torch.empty_like(squared)  # squared distances to the last pick
     pick_array = pick_squared.numpy()
@@ -184,7 +184,7 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
         squared_array[pick] = PICKED
         picks.append(pick)
         pick = int(squared_array.argmax())
-    return rows[picks]
+    return uncovered[picks]
 
 
 @dataclass(frozen=True)
@@ -266,10 +266,10 @@ class _Distances:
             groups, order = groups.sort(stable=True)
             points = points[order]
             numbers = numbers[order]
-        for k in range(0, len(points), BATCH):
-            batch = points[k : k + BATCH]
+        for offset in range(0, len(points), BATCH):
+            batch = points[offset : offset + BATCH]
             relative = batch - self.origin
-            pick_groups = None if groups is None else groups[k : k + BATCH]
+            pick_groups = None if groups is None else groups[offset : offset + BATCH]
             columns = {}
             if pick_groups is not None:
                 columns = {group: slice(first, stop) for group, first, stop in _equal_runs(pick_groups)}
@@ -279,7 +279,7 @@ class _Distances:
             picks = _PickBatch(
                 norms=(relative * relative).sum(1),
                 minus_doubled=(relative * -2.0).T,
-                numbers=numbers[k : k + BATCH],
+                numbers=numbers[offset : offset + BATCH],
                 columns=columns,
                 groups=pick_groups,
                 bound=bound,
@@ -321,7 +321,8 @@ class _Distances:
                 torch.minimum(squared[points], pick_squared, out=squared[points])
             return pick_squared
 
-        # First the picks of each point's own group, whose products become infinite, then the other picks
+        # The picks of each point's own group come first; then their products become infinite, so that the
+        # last update compares with the other picks only
         all_points = slice(0, len(squared))
         own_runs = [  # for each group, its points of the block, and the columns of its picks
             (slice(start, stop), picks.columns[group])
@@ -336,8 +337,8 @@ class _Distances:
             for points, columns in own_runs:
                 update_points(points, products[points, columns], picks.numbers[columns])
                 products[points, columns] = torch.inf
-        to_others = update_points(all_points, products, picks.numbers)
-        torch.minimum(self.others[rows], to_others, out=self.others[rows])
+        others_squared = update_points(all_points, products, picks.numbers)
+        torch.minimum(self.others[rows], others_squared, out=self.others[rows])
 
     def _update_pairs(self, picks: _PickBatch, points: Tensor, pair_picks: Tensor) -> None:
         """Compare pairs of a point and a pick, and no others.
@@ -348,6 +349,7 @@ class _Distances:
             pair_picks: Number of each pair's pick in the batch, `[L]`.
         """
         relative = self.features.index_select(0, points) - self.origin
+        # -2xy + |y|² + |x|²
         pair_squared = (relative * picks.minus_doubled.T.index_select(0, pair_picks)).sum(1)
         pair_squared = pair_squared + picks.norms[pair_picks]
         pair_squared += self.norms[points]
@@ -392,15 +394,15 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
     squared = distances.squared
     highest, pool = squared.topk(min(POOL_SIZE, len(squared)))
     if highest[0] == highest[-1]:
-        # All are equal: the pool gets the lowest indices, and wins ties: a point of the pool is picked before
-        # a point outside with the same distance
+        # All are equal. The pool gets the lowest indices and wins ties: its points are picked before points
+        # outside with the same distance
         pool = (squared == highest[0]).nonzero().flatten()[:POOL_SIZE]
         outside_squared = highest[0]
         wins_ties = True
     else:
         pool = pool.sort().values  # argmax then finds the lowest index of equal distances
         outside_squared = highest[-1]  # squared distances outside the pool are at most this
-        wins_ties = len(pool) == len(squared)
+        wins_ties = len(pool) == len(squared)  # no point is outside
     pool_squared = squared[pool]
     points = features[pool] - distances.origin
     norms = (points * points).sum(1)

@@ -164,7 +164,7 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
     strengths = good.strengths
     picture_of = job.task.views.picture_of
     if picture_of:
-        # the row of a view's picture in the new `strengths`
+        # for each view, the row of its picture in the new `strengths`
         _, picture_rows = np.unique([picture_of[number] for number in numbers], return_inverse=True)
         strengths = np.full((picture_rows.max() + 1, strengths.shape[1]), -np.inf)
         np.maximum.at(strengths, picture_rows, good.strengths)
@@ -198,13 +198,13 @@ def _make_result(
         "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
-    extra = {f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)}
+    extra_tensors = {f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)}
     old_tensors = {} if job.task.old is None else job.task.old.tensors
     old_excess = {
         name: torch.from_numpy(old_tensors[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old_tensors
     }
     calibrated_groups = [job.task.groups[number] for number in calibrated_numbers]
-    extra |= measured_excess(good, calibrated_groups, old_excess)
+    extra_tensors |= measured_excess(good, calibrated_groups, old_excess)
     cells = {number: job.cells[number] for number in used_numbers if number in job.cells}
     group_count = len({job.task.groups[number] for number in used_numbers})
     is_picture_a_group = group_count == len(used_numbers)
@@ -213,7 +213,7 @@ def _make_result(
         used=used_numbers,
         how="leave-one-picture-out" if is_picture_a_group else "leave-one-group-out",
         cells=cells,
-        extra=extra,
+        extra=extra_tensors,
         facts=facts,
     )
     leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
@@ -294,7 +294,7 @@ def _find_all_suspects(
     patches: Patches,
     selections: list[SelectedBank],
 ) -> dict[int, float]:
-    """Return number -> score of all suspicious pictures, also of those not in calibration; highest first.
+    """Return the scores of all suspicious pictures by number, highest first, also outside the calibration.
 
     Args:
         job: The fit.

@@ -64,13 +64,13 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
 def measured_excess(
     good: GoodValues, groups: Sequence[int], old_tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the tensors for `left_out_excess`: means over the pictures of each group.
+    """Return the tensors for `left_out_excess`: each group's mean excess of the bounds over exact values.
 
     Args:
         good: Leave-one-out values of the pictures.
         groups: Groups of the pictures, `[N]`.
         old_tensors: Tensors of the model that is extended; groups without a picture in `good` keep their
-            values of it. Empty: the model is new.
+            excess in them. Empty: the model is new.
     """
     excesses_by_group: dict[int, list[tuple[float, float]]] = {}
     for group, (score_bound, maximum_bound), values in zip(groups, good.bounds, good.values, strict=True):
@@ -249,7 +249,7 @@ def leave_one_out(
 def scores_above(
     limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
 ) -> dict[int, float]:
-    """Return number -> score of the left-out pictures whose scores are above a limit.
+    """Return the scores above a limit of left-out pictures, by the pictures' numbers.
 
     If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
     the present banks. This score is hardly ever too low: if it is not above the limit, the exact score is not
@@ -271,9 +271,9 @@ def scores_above(
         ]
         if model.score_is_map_maximum:
             branches = [(distances.amax(), distances) for distances in picture_distances]
-            bound, _ = LeftOutPicture(branches, inside=patches.pixel_mask(i)).combine(model)
-            if float(bound) <= limit:
-                return float(bound)
+            fast_score, _ = LeftOutPicture(branches, inside=patches.pixel_mask(i)).combine(model)
+            if float(fast_score) <= limit:
+                return float(fast_score)
         picture = left_out_picture(model, patches, i, selections, picture_distances)
         exact_score, _ = picture.combine(model)
         return float(exact_score)
@@ -388,7 +388,7 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
         Score of each picture by each branch alone, `[N, branches]`, before it is scaled.
     """
     model = job.model
-    branch_strengths = list[tuple[float, ...]]()
+    scores_by_branch = list[tuple[float, ...]]()
     is_map_score = model.score_is_map_maximum
 
     def measure(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
@@ -398,17 +398,17 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
         region = model.region(picture.inside)
         values = pick_pixels(branch_map, region).cpu()
         maximum = float(branch_map.where(region, 0.0).max())
-        strength = maximum if is_map_score else float(score)
+        branch_score = maximum if is_map_score else float(score)
         mean = float(values.double().mean())
         sample = values[::SAMPLED].clone().numpy()
-        return mean, sample, maximum, strength
+        return mean, sample, maximum, branch_score
 
     must_set_scales = len(model.normal) > 1 and job.existing_banks is None
     with workers(job.device) as map_pictures:
         for v in range(len(model.normal)):
             measurements = map_pictures(partial(measure, v), pictures)
-            means, samples, maxima, strengths = zip(*measurements, strict=True)
-            branch_strengths.append(strengths)
+            means, samples, maxima, branch_scores = zip(*measurements, strict=True)
+            scores_by_branch.append(branch_scores)
             if not must_set_scales:
                 continue
             mean = float(np.mean(means))
@@ -417,12 +417,12 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
             else:
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
             score_mean, score_spread = mean, spread
-            if not is_map_score and len(strengths) > 1:  # the score of one picture has no spread
-                score_mean, score_spread = float(np.mean(strengths)), float(np.std(strengths))
+            if not is_map_score and len(branch_scores) > 1:  # the score of one picture has no spread
+                score_mean, score_spread = float(np.mean(branch_scores)), float(np.std(branch_scores))
             map_divisor = _positive_spread(mean, spread)
             score_divisor = _positive_spread(score_mean, score_spread)
             model.normal[v] = torch.tensor([mean, map_divisor, score_mean, score_divisor])
-    return np.array(branch_strengths).T
+    return np.array(scores_by_branch).T
 
 
 def _positive_spread(mean: float, spread: float) -> float:

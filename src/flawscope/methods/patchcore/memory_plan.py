@@ -147,25 +147,26 @@ def _working_bytes(model: Model, task: Task, patch_counts: Sequence[int], count:
     threads = torch.get_num_threads() if is_on_cpu else 1
     width = model.width
     bank_sizes = [
-        bank_size(model.config, v, patch_count * count) for v, patch_count in enumerate(patch_counts)
+        bank_size(model.config, branch, patch_count * count)
+        for branch, patch_count in enumerate(patch_counts)
     ]
-    bank_bytes = sum(bank_sizes) * width * 4
+    bank_bytes = sum(bank_sizes) * width * 4  # fp32
     # on a CPU, each thread decodes: the decoded picture, its upright copy and the input of the resize
-    decoding = 3 * task.decoded_bytes if is_on_cpu else 0
+    decoding_bytes = 3 * task.decoded_bytes if is_on_cpu else 0
     batch = BATCH if is_on_cpu else GPU_BATCH
-    embedding = threads * (batch * _activation_bytes(model) + decoding) + KERNEL_BYTES
+    embedding_bytes = threads * (batch * _activation_bytes(model) + decoding_bytes) + KERNEL_BYTES
     # products of a block with a batch of picks, and the block twice
-    selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
+    selecting_bytes = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
     if is_on_cpu and quantized_search.is_faster():
         # rounded features of one branch and one shard at a time
         shard_pictures = -(-count // shards)  # rounded up
-        selecting += max(patch_counts) * shard_pictures * (quantized_search.row_bytes(width) + 4)
+        selecting_bytes += max(patch_counts) * shard_pictures * (quantized_search.row_bytes(width) + 4)
     # for each thread a block of BLOCK / 4 rows of `neighbour_table` against the bank, 4 bytes a number; and
     # four copies of the banks
-    installing = threads * BLOCK // 4 * max(bank_sizes) * 4 + 4 * bank_bytes
+    installing_bytes = threads * BLOCK // 4 * max(bank_sizes) * 4 + 4 * bank_bytes
     # the shards' coresets, which are twice as large as the banks, and a second time as their union
-    merging = 0 if shards == 1 else 2 * 2 * bank_bytes
-    return embedding + selecting + installing + merging
+    merging_bytes = 0 if shards == 1 else 2 * 2 * bank_bytes
+    return embedding_bytes + selecting_bytes + installing_bytes + merging_bytes
 
 
 def _calibrated_count(config: Config, task: Task) -> int:
@@ -190,7 +191,7 @@ def _activation_bytes(model: Model) -> int:
     def measure(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal max_bytes
         if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
-            max_bytes = max(max_bytes, (inputs[0].numel() + output.numel()) * 4)
+            max_bytes = max(max_bytes, (inputs[0].numel() + output.numel()) * 4)  # fp32
 
     modules = [module for network in model.backbones for module in network.modules()]
     layers = [module for module in modules if not list(module.children())]

@@ -189,8 +189,8 @@ class Model(PatchDetector):
     def sharpen(self, joined: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Sharpen joined maps `[B, H, W]`; their maxima do not change.
 
-        The maps of one size are joined first, then the sizes. The powers of these sums are not those of
-        `fuse`. The map of a second backbone amplifies the result.
+        The maps of one size are joined first, then the sizes. The exponents differ from those of `fuse`. The
+        map of a second backbone amplifies the result.
 
         Args:
             joined: The joined maps.
@@ -375,7 +375,7 @@ class BankBranch(PatchBranch):
     def nearest(self, features: Tensor) -> Tensor:
         """Return the absolute bank element nearest to each absolute patch: `[B, P, D]`.
 
-        Of elements at the same distance it is the first.
+        Of elements at the same distance, the first is returned.
         """
         queries = (features - self.centre).flatten(0, 1)
         block_minima = []

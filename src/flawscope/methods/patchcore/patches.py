@@ -184,6 +184,7 @@ class Patches:
         """
         patches_per_picture = self.features[v].shape[1]
         if self.valid_mask is not None:
+            # from numbers among the patches that count to numbers among all patches
             numbers_with_padding = self.valid_mask[v].flatten().nonzero().flatten()
             points = numbers_with_padding[points]
         picture_rows = points // patches_per_picture
@@ -332,6 +333,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
         if number % cell_stride == 0 and not is_copy and job.config.tile is None:
             job.cells[number] = coarse_cells(job.branches[0], branch_patches[0])
         for tensor, patches, region in zip(features, branch_patches, regions, strict=True):
+            # a region of all patches needs no selection
             tensor[row] = patches if tensor.shape[1] == len(patches) else patches[region]
         if inside is not None and image_inside is not None:
             inside[row] = image_inside
@@ -361,7 +363,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
 def _embed_once(
     job: FitJob, load: LoadPicture, numbers: Sequence[int], store: StoreFeatures, stage: str
 ) -> None:
-    """Embed images, except those whose features are in a memory that fits share (`feature_memory`).
+    """Embed images, except those whose features are already kept in memory (`feature_memory`).
 
     Arguments as for `embed_pictures`.
     """
@@ -462,7 +464,7 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
 
 
 def distance_gain(patches: Patches) -> float:
-    """Return by which mean share copies reduce the distances of farthest patches, at the smallest size.
+    """Return the mean share by which copies reduce the distances of farthest patches, at the smallest size.
 
     The distances are those of a picture's farthest patches to the patches of other groups, first without
     copies, then with copies.

@@ -128,6 +128,7 @@ class ByteScreen(nn.Module):
         super().__init__()
         width = bank.shape[1]
         rotation = random_rotation(width).to(bank.device)
+        # elements become 2 m', m' at most ELEMENT_MAX
         self.step = max(float((bank @ rotation).abs().max()), 1e-30) / (2 * ELEMENT_MAX)
         self.register_buffer("rotation", rotation / self.step, persistent=False)
         integers = self._quantise(bank)  # m'
@@ -200,8 +201,8 @@ class ByteScreen(nn.Module):
         """
         rotated = queries @ self.rotation
         integers = rotated.round().clamp(-QUERY_MAX, QUERY_MAX)  # x'
-        rows = torch.cat([integers, self.tail.expand(queries.shape[0], -1)], 1)
-        bounds = group_minima(rows, self.weights(bank), GROUP_SIZE)
+        query_rows = torch.cat([integers, self.tail.expand(queries.shape[0], -1)], 1)
+        bounds = group_minima(query_rows, self.weights(bank), GROUP_SIZE)
         lowest_bounds, groups = bounds.topk(KEPT_GROUPS, dim=1, largest=False, sorted=False)
         members = torch.arange(GROUP_SIZE, device=bank.device)
         candidates = (groups[:, :, None] * GROUP_SIZE + members).flatten(1).clamp(max=len(bank) - 1)
@@ -294,14 +295,14 @@ class ByteBound:
         norms = rotated.square().sum(1)
         integers, errors = self._quantise_points(rotated)
         unit = 2.0 * self.step * self.step
-        # |p|² - 2 |e_x| |p|, in units
+        # |p|² - 2 |e_x| |p| with the largest |e_x|, in units of 2 s²
         pick_terms = ((norms - 2.0 * self.max_error * norms.sqrt()).double() / unit).floor()
         max_term = HIGH_DIGITS * QUERY_MAX * QUERY_MAX  # the digits go from -max_term to max_term
         middle = float(pick_terms.min()) + max_term  # relative to it, the smallest term is -max_term
         # larger terms are cut, which only lowers their bounds
         relative_terms = (pick_terms - middle).clamp(max=max_term).long()
         digits = split_digits(relative_terms, count=HIGH_DIGITS, max_digit=QUERY_MAX)
-        # a product is the pick's term minus x'p', in units
+        # a product of a point's bytes and a column is the pick's term minus x'p', in units
         columns = torch.cat([-integers, torch.stack(digits, 1)], 1).to(torch.int8)
         columns = F.pad(columns, (0, self.quantised.shape[1] - columns.shape[1])).T
         return PickBound(
@@ -349,8 +350,8 @@ class PickBound:
         rows = self.bound.rows[b]
         norms = bound.norms[rows]
         products = torch._int_mm(bound.quantised[rows], self.columns)
-        # A bound is norm + unit * product + middle - slack; solved for the product, it is below its limit if
-        # the product is below `product_limits`
+        # A bound is norm + unit * product + middle - slack. It is below the point's limit where the product
+        # is below `product_limits`
         slack = 2.0 * self.max_error * (norms.sqrt() + bound.max_error)
         slack += ROUNDING * (norms + self.largest)
         product_limits = (squared + slack - norms - self.middle) / self.unit
@@ -399,11 +400,11 @@ class _OnnxValue(Protocol):
 
 
 def onnx_translations() -> dict[Operator, Operator]:
-    """Return, by torch operator, the function that writes this operator in ONNX operators."""
+    """Return the functions that write torch operators as ONNX operators, by torch operator."""
     from onnx import TensorProto, helper
     from onnxscript import opset18
 
-    op: Any = opset18  # annotated for values, but here it gets the names of values
+    op: Any = opset18  # its annotations expect tensors, but here it is called with values of the graph
 
     def constant(element_type: int, number: float) -> object:
         scalar = helper.make_tensor("value", element_type, dims=[], vals=[number])
@@ -423,7 +424,7 @@ def onnx_translations() -> dict[Operator, Operator]:
             block = op.Gather(weights, op.Constant(value_int=i), axis=0)
             products = op.MatMul(integers, op.DequantizeLinear(block, scale, weight_zero))
             groups = op.Reshape(products, op.Constant(value_ints=[-1, group, width // group]))
-            minima.append(op.ReduceMin(groups, op.Constant(value_ints=[1]), keepdims=0))
+            minima.append(op.ReduceMin(groups, op.Constant(value_ints=[1]), keepdims=0))  # over axis 1
         return op.Concat(*minima, axis=1)
 
     return {torch.ops.flawscope.group_minima.default: group_minima}

@@ -60,12 +60,12 @@ class SelectedBank:
         point_groups: Tensor,
         result: coreset.Coreset,
     ):
-        """Divide the patches into cells.
+        """Divide the patches into cells: those of a cell have the same nearest element.
 
         Args:
             branch: The branch that has the bank.
             groups: Groups of the bank's elements, `[M]`.
-            points: Absolute patches, `[N, D]`.
+            points: Patches, without the branch's centre subtracted, `[N, D]`.
             point_groups: Groups of the patches, `[N]`.
             result: Selection of the bank from the patches, with groups.
         """
@@ -92,8 +92,8 @@ class SelectedBank:
     def _find_next_elements(self) -> Tensor:
         """Return the numbers `[N, K]` of further elements within the radius of each patch, nearest first.
 
-        Only elements near to the patch's nearest element are compared. If fewer than K are found, the other
-        numbers are the number of all elements.
+        Only elements near to the patch's nearest element are compared. If fewer than K are found, the row is
+        filled up with M, the size of the bank.
         """
         bank = self.branch.bank
         norms = self.branch.norms
@@ -113,8 +113,10 @@ class SelectedBank:
                 nearest = point_terms.topk(min(NEXT_ELEMENTS, len(candidates)), largest=False)
                 squares = nearest.values + (points * points).sum(1, keepdim=True)
                 is_covering = squares <= self.radius**2
-                count = nearest.indices.shape[1]
-                next_elements[rows, :count] = candidates[nearest.indices].where(is_covering, no_element).int()
+                nearest_count = nearest.indices.shape[1]
+                next_elements[rows, :nearest_count] = (
+                    candidates[nearest.indices].where(is_covering, no_element).int()
+                )
 
         with workers(bank.device) as map_blocks:
             map_blocks(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ELEMENTS))
@@ -222,11 +224,11 @@ class BankWithout:
             return False
         # -1 is below all distances
         pending_distances = self.distances.masked_fill(~self._is_pending, -1.0)
-        count = min(FARTHEST, int(self._is_pending.sum()))
-        farthest = pending_distances.topk(count).indices
-        selected_patches = torch.cat([pending, farthest]).unique()
-        self._is_pending[selected_patches] = False
-        freed, picks = self._select_again(self.features[selected_patches])
+        farthest_count = min(FARTHEST, int(self._is_pending.sum()))
+        farthest = pending_distances.topk(farthest_count).indices
+        examined_patches = torch.cat([pending, farthest]).unique()
+        self._is_pending[examined_patches] = False
+        freed, picks = self._select_again(self.features[examined_patches])
         self.missing = self.missing.index_fill(0, freed, True)
         self.added = torch.cat([self.added, picks])
         self.distances = self._update_distances(freed, picks) * self.valid_mask
@@ -287,12 +289,12 @@ class BankWithout:
         item_offsets = offsets.repeat_interleave(sizes)
         items = torch.arange(len(item_offsets), device=item_offsets.device)
         rows = selected.points_by_cell[item_offsets + items]
-        is_returned = selected.point_groups[rows] != self.group
+        is_uncovered = selected.point_groups[rows] != self.group
         if selected.next_elements is not None:
-            # one entry is appended for the number that stands for no element: it counts as gone
+            # an entry is appended for the number that stands for no element, which counts as gone
             is_gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
-            is_returned &= is_gone[selected.next_elements[rows]].all(1)
-        return selected.points[rows[is_returned]] - self.branch.centre
+            is_uncovered &= is_gone[selected.next_elements[rows]].all(1)
+        return selected.points[rows[is_uncovered]] - self.branch.centre
 
     def _update_distances(self, freed: Tensor, picks: Tensor) -> Tensor:
         """Return the distances `[P]` after elements were taken out and patches added.
@@ -309,16 +311,18 @@ class BankWithout:
         if len(freed):
             examined_map = (self._is_counted & ~self._is_pending).float().view(1, *self.branch.grid)
             exact_map = F.max_pool2d(examined_map, 3, stride=1, padding=1)  # with the neighbours
-            exact = exact_map.flatten().nonzero().flatten()
+            exact_patches = exact_map.flatten().nonzero().flatten()
             # patches that are nearer to another element than to a freed one keep their distance
-            freed_distances = nearest_distance(features[exact], self.branch.bank[freed])
-            exact = exact[freed_distances <= distances[exact] * (1 + ROUNDING)]
+            freed_distances = nearest_distance(features[exact_patches], self.branch.bank[freed])
+            exact_patches = exact_patches[freed_distances <= distances[exact_patches] * (1 + ROUNDING)]
             norms = self.branch.norms.masked_fill(self.missing, torch.inf)
-            ones_mask = torch.ones(len(exact)).to(distances)  # all these patches count
-            exact_distances = self.branch.search(features[None, exact], ones_mask, norms)[0]
+            ones_mask = torch.ones(len(exact_patches)).to(distances)  # all these patches count
+            exact_distances = self.branch.search(features[None, exact_patches], ones_mask, norms)[0]
             if len(self.added):
-                exact_distances = exact_distances.minimum(nearest_distance(features[exact], self.added))
-            distances[exact] = exact_distances
+                exact_distances = exact_distances.minimum(
+                    nearest_distance(features[exact_patches], self.added)
+                )
+            distances[exact_patches] = exact_distances
         if not len(picks):
             return distances
         return torch.minimum(distances, nearest_distance(features, picks))

@@ -126,8 +126,7 @@ class TrainedFit:
             calibrate: Does the work, as for `train`.
 
         Returns:
-            Seconds of the calibration and of the pictures that must be scored later; and seconds to set aside
-            for the check.
+            Seconds of the calibration and of all scoring after it; and seconds to set aside for the check.
         """
         budget = self.task.budget
         held_out_numbers = self.held.numbers

@@ -49,7 +49,7 @@ class TrainingLog:
         self.parts = tuple(losses) if len(losses) > 1 else ()
         self.measured = tuple(measured)
         self.columns = ("step", "loss", *self.parts, "rate", "seconds", *self.measured)
-        self._pending: list[tuple[Tensor, dict[str, float]]] = []  # of each row, losses and the other values
+        self._pending: list[tuple[Tensor, dict[str, float]]] = []  # losses and other values of each row
         self._flush_time = time.monotonic()
         if path is not None:
             self._start_file(path, done)

@@ -46,6 +46,7 @@ class Moments:
         new_mean = values.mean(0)
         new_squares = (values - new_mean).square().sum(0)
         total_count = self.count + new_count
+        # squares around the joint mean: those around both means, and those of the means' difference
         delta = new_mean - self.mean
         delta_squares = delta.square() * (self.count * new_count / total_count)
         self.squares = self.squares + new_squares + delta_squares

@@ -83,7 +83,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 def _draw_weights(layer: nn.Linear | nn.modules.conv._ConvNd, generator: torch.Generator) -> None:
     """Draw weights as `kaiming_uniform_` with a = sqrt(5) does, and the bias as torch's layers do."""
-    bound = layer.weight[0].numel() ** -0.5
+    bound = layer.weight[0].numel() ** -0.5  # by the number of an output's inputs
     for parameter in (layer.weight, layer.bias):
         if parameter is None:
             continue

@@ -111,8 +111,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
     ) -> None:
         """Set the number of steps, and the pace of a training that ends at a given time.
 
-        The number is the device's default. With minutes, it is the number of steps that fit into the minutes,
-        or into the rest of an earlier run's time. The pace corrects it while the training runs.
+        Without minutes, the number is the device's default. With minutes, it is the number of steps that fit
+        into them, or into the rest of an earlier run's time. The pace corrects it while the training runs.
 
         Args:
             budget: Minutes of the training.
@@ -208,7 +208,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Continue from step `done` to the last step."""
         first_step = self.done
         save_time = time.monotonic()
-        # while steps run, the clock's time must be added to `seconds`, as is done at the end
+        # `seconds` plus the clock's time is now the time of the training; the end of this function adds it
         self.seconds -= save_time
         for network in self.networks:
             network.train()
@@ -264,7 +264,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             group["lr"] = group["initial_lr"] * share
         losses = self._optimise(self.networks, self.optimiser, batch, self.done)
         self.loss_sums += losses
-        check_count = int(self._share_done() * self.checks)  # of the checks up to this step
+        check_count = int(self._share_done() * self.checks)  # number of checks due before this step
         self.done = self.done + 1
         self.steps_since_check = self.steps_since_check + 1
         self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
@@ -325,8 +325,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def _loss_text(self) -> str:
         """Return the mean loss since the last check as text.
 
-        Devices other than a CPU would wait for it: there it is the loss of the last check, or empty if there
-        was no check.
+        Other devices than a CPU would wait for this mean: there, the text has the loss of the last check, and
+        is empty before the first check.
         """
         if self.device.type == "cpu" and self.steps_since_check:
             return f", loss {float(self.loss_sums.sum()) / self.steps_since_check:.3f}"

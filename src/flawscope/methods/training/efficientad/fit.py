@@ -47,8 +47,8 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{task.pluralize(len(learnt_numbers))} to learn from, {len(held_out.all)} held out "
         f"({held_out.purpose}); penalty: {penalty}"
     )
-    # the memory that the pictures leave, at least half of it. With simulated defects no outputs are kept,
-    # because the teacher's outputs differ in every step
+    # the memory that the pictures leave, but at least half of all. With simulated defects no outputs are
+    # kept, because the teacher's outputs differ in every step
     max_bytes = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
     teacher_outputs = TeacherOutputs(model, run.images, learnt_numbers, max_bytes)
     teacher_outputs.measure(task.step)
@@ -58,7 +58,7 @@ def fit(model: Model, task: Task) -> Fitted:
         return difference_moments(model, (run.images[i] for i in numbers))
 
     def do_later_work(numbers: Sequence[int]) -> None:
-        # only to measure its time: of the pictures learnt from, as many as there are held-out `numbers`
+        # only to measure the time: the moments of as many pictures as `numbers`, which are held out
         if config.weighed:
             moments_of(learnt_numbers[: len(numbers)])
         calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
@@ -161,8 +161,8 @@ def split_held_out(
 
 
 def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Values]:
-    """Set the model's quantiles (3.4), and return number -> values of the pictures for the threshold."""
-    # number of a picture -> its features, and its pixels that count
+    """Set the model's quantiles (section 3.4), and return the threshold pictures' values by number."""
+    # by the picture's number: its features, and its pixels that count
     embedded: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:

@@ -87,7 +87,7 @@ class Model(Detector):
             network: Size of the PDNs, "xs", "s" or "m".
             channels: Number of the teacher's outputs: 384, or fewer from a backbone that has fewer.
             roi: Region of interest, `[H, W]` bool at the size of the images; None: everywhere.
-            width: Channels of the PDNs' first layer; None: the size's (`pdn`).
+            width: Channels of the PDNs' first layer; None: as usual for `network` (`pdn`).
         """
         super().__init__(config, roi)
         self.channels = channels
@@ -97,7 +97,7 @@ class Model(Detector):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
-        # of the local and of the global map: the values that become 0 and 0.1; the fit sets them
+        # the values that become 0 and 0.1, in the local and in the global map; the fit sets them
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         height, width = (side + 2 * config.border for side in self.size)
         self.grid = pdn_grid((height, width))
@@ -110,6 +110,7 @@ class Model(Detector):
         columns = smooth_matrix(plain_columns, config.sigma)
         self.register_buffer("rows", rows.float().contiguous(), persistent=False)
         self.register_buffer("columns", columns.float().T.contiguous(), persistent=False)
+        # which cells contribute to which pixels; smoothing does not count if pictures are padded
         if config.pads:
             row_parts, column_parts = plain_rows, plain_columns
         else:

@@ -272,8 +272,7 @@ def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str
     """Return a teacher's state without its redundant outputs, and the number of outputs that remain.
 
     A teacher of a backbone with fewer than 384 channels was multiplied by `expansion_matrix`; this function
-    undoes the product.
-    Mean squared differences stay the same, and the last layers take less time.
+    undoes the product. Mean squared differences stay the same, and the last layers take less time.
     """
     channels = facts.get("rank", CHANNELS)
     compact_state = dict(state)
@@ -300,7 +299,7 @@ def expand_teacher(state: Mapping[str, Tensor], channels: int) -> dict[str, Tens
 
 
 def _read_published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
-    """Return the state and the size of a published PDN; raise InputError where the file is none."""
+    """Return the state and the size of a published PDN; raise InputError for any other file."""
     try:
         content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         tensors = [value for value in content.values() if isinstance(value, Tensor)]

@@ -130,9 +130,9 @@ class Trainer(trainer.Trainer[Batch]):
         natural = []
         cells = []
         valid_masks = []
-        seeing_masks = []
-        centred_masks = []
-        first_number = step * self.config.batch
+        anywhere_masks = []
+        within_masks = []
+        first_number = step * self.config.batch  # the pictures of all steps are counted through
         for number in range(first_number, first_number + self.config.batch):
             place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
             index = self.training[place]
@@ -152,9 +152,9 @@ class Trainer(trainer.Trainer[Batch]):
                 (teacher_outputs,) = self.teacher_outputs[place]
                 targets.append(teacher_outputs[:, *window])
             else:
-                seeing_masks.append(seeing.anywhere[window])
-                centred_masks.append(seeing.within[window])
-            kind = int(rng.integers(3))
+                anywhere_masks.append(seeing.anywhere[window])
+                within_masks.append(seeing.within[window])
+            kind = int(rng.integers(3))  # brightness, contrast or saturation
             recoloured.append(recolour(good_image, kind, float(rng.uniform(0.8, 1.2))))
             images.append(image)
             cells.append((y, x))
@@ -164,8 +164,8 @@ class Trainer(trainer.Trainer[Batch]):
                 pixels = self.natural.draw(self.window_pixels, rng)
                 natural.append(torch.from_numpy(pixels).permute(2, 0, 1))
         defect_outputs = None
-        if seeing_masks:
-            defect_outputs = DefectOutputs(torch.stack(seeing_masks), torch.stack(centred_masks))
+        if anywhere_masks:
+            defect_outputs = DefectOutputs(torch.stack(anywhere_masks), torch.stack(within_masks))
         return Batch(
             images=torch.stack(images),
             recoloured=torch.stack(recoloured),
@@ -209,7 +209,7 @@ class Trainer(trainer.Trainer[Batch]):
         return torch.stack(windows)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """Return the losses of the paper (3.2 and 3.3): L_hard, the penalty, L_AE and L_STAE."""
+        """Return the losses of the paper (sections 3.2 and 3.3): L_hard, the penalty, L_AE and L_STAE."""
         student = cast(nn.Sequential, networks[0])
         autoencoder = networks[1]
         count = len(batch.images)
@@ -258,7 +258,7 @@ class Trainer(trainer.Trainer[Batch]):
             batch: The batch.
         """
         channels = self.model.channels
-        count = len(batch.images)  # of the first windows, and of the last ones
+        count = len(batch.images)  # number of the first windows, and of the last, recoloured ones
         teacher = self.model.teacher
         shared_layers = FIRST_LAYERS if self.config.start == "teacher" else 0
         with torch.no_grad():
@@ -366,6 +366,7 @@ def _window_starts(cells: int, window: int) -> list[int]:
     count = -(-cells // window)  # rounded up
     if count == 1:
         return [0]
+    # evenly spaced, from the first cell to the last place where a window fits
     return [round(k * (cells - window) / (count - 1)) for k in range(count)]
 
 

@@ -172,7 +172,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
 
 
 def recolour(image: Tensor, kind: int, factor: float) -> Tensor:
-    """Return a picture in 0..1 with another brightness, contrast or saturation (A.1).
+    """Return a picture in 0..1 with another brightness, contrast or saturation (appendix A.1).
 
     Args:
         image: The picture, `[3, H, W]` in 0..1.

@@ -64,7 +64,7 @@ UNSEEN_NOTE = "no seen defects were given (--seen): it knows simulated ones only
 def find_prototypes(
     config: Config, features: ScaleFeatureCache, step: ProgressCallback
 ) -> list[KMeansResult]:
-    """Find the prototypes of each scale (3.2) among the features of the good pictures."""
+    """Find the prototypes of each scale (section 3.2) among the features of the good pictures."""
     results = []
     for scale in range(3):
         load = partial(features.maps, scale=scale)

@@ -164,7 +164,7 @@ class Model(Detector):
         settings = cast(Config, METHOD.parse_stored(config))
         roi = stored_region(settings, tensors)
         backbone = empty_backbone(settings.backbone, settings.stages, settings.network_size, tensors)
-        # only to refuse 0; a scalar counts as one prototype here, and `fill` refuses it
+        # counted only to refuse 0; a scalar counts as one prototype here, and `fill` refuses it
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
             raise InputError("the model has no prototypes: fit anew")

@@ -117,7 +117,7 @@ def k_means(
     with workers() as map_restarts:
         runs = map_restarts(run_restart, range(restarts))
     assignment, history = min(runs, key=last_objective)  # the first of equal ones
-    assignment = assignment.clone()  # the threads made it in inference mode
+    assignment = assignment.clone()  # a normal tensor: the threads made one of inference mode
     prototypes = _compute_centres(load, numbers, assignment, count)
     return KMeansResult(
         prototypes, objective=history[-1], assignment=assignment, pictures=numbers, history=history
@@ -304,12 +304,12 @@ def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | 
     # their differences
     middle = prototypes.mean(0)
     relative = prototypes - middle
-    points = relative.flatten(1)
+    flat_prototypes = relative.flatten(1)
     if valid_mask is None:
-        return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
+        return flat_prototypes.square().sum(1) - 2 * ((features - middle).flatten(1) @ flat_prototypes.T)
     cell_squares = relative.square().sum(1).flatten(1)  # |p|² of each cell, `[K, cells]`
     squares = valid_mask.flatten(1) @ cell_squares.T  # |p|² over the cells that count in each picture
-    return squares - 2 * (((features - middle) * valid_mask).flatten(1) @ points.T)
+    return squares - 2 * (((features - middle) * valid_mask).flatten(1) @ flat_prototypes.T)
 
 
 def nearest_prototype(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:

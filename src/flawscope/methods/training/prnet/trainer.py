@@ -75,13 +75,15 @@ class Trainer(trainer.Trainer[Batch]):
 
     def batch(self, step: int) -> Batch:
         """Make the batch of a step. Each good picture comes once, in random order, before any comes again."""
-        size = self.config.batch
-        good_count = size // 2
+        batch_size = self.config.batch
+        good_count = batch_size // 2
         if self.device.type == "cpu":  # no threads: the CPU is busy with the training
-            pictures = [self._draw_picture(step, k, good_count) for k in range(size)]
+            pictures = [self._draw_picture(step, k, good_count) for k in range(batch_size)]
         else:
             with ThreadPoolExecutor() as pool:
-                pictures = list(pool.map(lambda k: self._draw_picture(step, k, good_count), range(size)))
+                pictures = list(
+                    pool.map(lambda k: self._draw_picture(step, k, good_count), range(batch_size))
+                )
         places = [picture.place for picture in pictures]
         maps_of_pictures = [self.features[place] for place in places if place >= 0]
         images = torch.stack([picture.image for picture in pictures])
@@ -104,7 +106,7 @@ class Trainer(trainer.Trainer[Batch]):
         return self.pictures.defective(place, extended=is_extended, rng=rng)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """Return the loss of the map, SmoothL1 and focal (3.5)."""
+        """Return the losses of the map, SmoothL1 and focal (section 3.5), as one sum."""
         (network,) = networks
         images = state.upload(batch.images, self.device)
         masks = state.upload(batch.masks, self.device)
@@ -147,7 +149,7 @@ class Trainer(trainer.Trainer[Batch]):
         if not self.config.residuals:
             return []
         places = torch.tensor(batch.places)
-        has_original = places >= 0
+        has_original = places >= 0  # -1: based on no good picture
         residuals_of_scales = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for scale, (prototypes, assignment) in enumerate(
