@@ -298,8 +298,8 @@ def certify_reduced(
     The two models are compared on the N pictures that the reduced precision is calibrated on.
 
     Args:
-        consistency: Certificate of the reduced precision, whose answers to batches were compared with those
-            to single pictures. Where its differences are larger, they are kept.
+        consistency: Certificate of the reduced precision alone, which compares its answers to batches with
+            those to single pictures. Of each difference, the larger of the two certificates' is returned.
         calibration: Calibration of the trained model.
         scores: Scores in the reduced precision and of the trained model, each `[N]`.
         maxima: Maxima of the maps in the reduced precision and of the trained model, each `[N]`.

@@ -254,7 +254,7 @@ class Artefact:
             preprocess.tile is not None
             and region.dtype == np.bool_
             and region.shape == tuple(preprocess.network_size)
-            # outside of the region pixels are marked as padding; other networks would take that for colours
+            # only a network of this setting can skip pixels outside the region, which are marked as padding
             and self.manifest.config.get("masked") is True
             and region.any()
         )
@@ -263,7 +263,11 @@ class Artefact:
 
     @classmethod
     def from_stored(cls, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> Artefact:
-        """Build the artefact from a file's manifest and tensors. InputError where they do not fit."""
+        """Build the artefact from a file's manifest and tensors.
+
+        Raises:
+            InputError: The manifest and the tensors do not fit each other.
+        """
         try:
             pictures = with_looks(manifest.pictures, tensors)
         except ValueError:
@@ -391,7 +395,11 @@ class Header(NamedTuple):
 
 
 def _parse_manifest(header: Header, path: object) -> Manifest:
-    """Return the manifest with the facts of the run. InputError where the header is damaged."""
+    """Return the manifest with the facts of the run.
+
+    Raises:
+        InputError: The header is damaged.
+    """
     try:
         facts = {**header.document["facts"], **header.run}
     except (KeyError, TypeError):

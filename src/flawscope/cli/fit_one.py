@@ -143,7 +143,7 @@ def fit_arguments(
     Args:
         args: Arguments of the call.
         fit_settings: Settings of the method.
-        records: Records of the arguments to take.
+        records: Classes with the arguments of `fitting.fit` to take.
     """
     arguments: Json = {}
     for record in records:
@@ -151,7 +151,7 @@ def fit_arguments(
             value = getattr(args, option.name)
             if value is None or value is False:
                 continue
-            # the value of a switch is True, and the argument's value is then `switched`
+            # a switch that is set stands for the value `switched` of the argument
             arguments[option.argument] = option.switched if option.value == SWITCH else value
     choices = {"method": fit_settings.method, "preset": fit_settings.preset, "seen": fit_settings.seen}
     return {**arguments, **choices, **fit_settings.settings}

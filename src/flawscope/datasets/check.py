@@ -357,7 +357,7 @@ def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Findin
 
     Args:
         code: Code of the finding.
-        subject: Subject of the finding, in place of the path.
+        subject: Path of the file as the finding names it.
         path: The file.
         error: Error of reading it, whose message is "PATH: REASON; REMEDY".
     """
@@ -569,7 +569,7 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
     """Yield the finding of training pictures that the user calls good, but names or lists do not."""
-    # the user says what is good only of data without a split of its own, and not of a review
+    # a review, and data with a split of their own, say themselves which pictures are good
     if dataset.reviewed or not dataset.drawn_split:
         return
     label_files = dataset.truth.labels if dataset.truth else None

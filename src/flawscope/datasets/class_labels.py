@@ -208,9 +208,9 @@ class ClassLabels:
         meaning of a label or of a file is unknown; some pictures of a folder are called good, and the others
         have no label.
         """
-        # a label or a file is not understood; the class UNKNOWN below means that nothing is said of a picture
         if self.unread or self.has_unknown:
             return True
+        # from here on, only pictures without labels have the class UNKNOWN
         classes_by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.by_picture:
             classes_by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))

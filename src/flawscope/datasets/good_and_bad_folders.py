@@ -137,10 +137,10 @@ def folders_question(
         Said.UNCLEAR: ", unclear by its name",
     }
     folders = []
-    for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
-        name = "/".join(parts) or "."
-        meaning = meaning_of.get(parts, Said.UNKNOWN)
-        meaning_text = texts.get(meaning, "") if parts else ""
-        folders.append(f"{name} ({counts[parts]}{meaning_text})")
+    for names in sorted(counts, key=lambda names: natural_key("/".join(names))):
+        path = "/".join(names) or "."
+        meaning = meaning_of.get(names, Said.UNKNOWN)
+        meaning_text = texts.get(meaning, "") if names else ""
+        folders.append(f"{path} ({counts[names]}{meaning_text})")
     line = f"{root}: which folders hold good pictures? {join_names(folders, 12)}: {remedy}"
     return InputError(data_checks.WHICH_FOLDERS.coded(line))

@@ -191,7 +191,7 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
     The arguments are those of `select_categories`.
 
     Raises:
-        InputError: As in `select_categories`; or `text` contains the name of a missing category itself.
+        InputError: As in `select_categories`; or a missing category is in `text` by its own name.
     """
     requested, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):

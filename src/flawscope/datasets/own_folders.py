@@ -266,7 +266,7 @@ class _NamedGood:
         return self._labels.is_named(path, self._label_words)
 
     def _is_called_defective(self, path: Path, folders: list[str]) -> bool:
-        """Whether labels call a picture defective although --good names a folder of it.
+        """Whether labels call a picture defective although it lies in a folder of --good.
 
         A label that calls the picture defective does not count if a folder's name says good.
 

@@ -367,7 +367,7 @@ class LabelFiles:
             unmarked: Pictures by plain name, without those that another entry marks by their exact name.
             folders: Names of the pictures' folders.
         """
-        # an entry whose folders are all unknown has folders of the tool, which say nothing about the picture
+        # folders that are all unknown are the labelling tool's own, and say nothing about the picture
         has_known_folder = bool(folders & {*entry.folders})
         fallback_entry = entry if has_known_folder else entry._replace(folders=())
         for name in plain_names(entry.stem):
@@ -660,15 +660,16 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
 def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
     """Yield a reading for each picture of a source.
 
-    If only one reading is possible, it is taken. If two are, the way in which the source's other pictures
-    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading is not to
-    be used, and states the reason, if marks reach beyond the picture. If marks reach beyond many of the
-    source's pictures, larger ones were marked, and no reading of the source is to be used.
+    If only one reading is possible, it is taken. Of two possible readings, the one is taken that fits the way
+    in which the source's other pictures were marked; if that is unknown, the one as the picture is shown.
+
+    A reading with a reason is not used: marks reach beyond the picture, or beyond so many of the source's
+    pictures that larger pictures must have been marked.
 
     Args:
         candidates: Labels of all pictures of the source.
     """
-    # whether a turned picture was marked as it is shown; from the turned pictures with one possible reading
+    # True: a turned picture was marked as it is shown, False: as it is stored; from those with one reading
     decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
         # `_readings` returns `labels` as they are if no reading has their size, or the picture is damaged

@@ -226,7 +226,7 @@ def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
         return False
     if _MODEL_COLUMNS & {cell.strip().casefold() for cell in rows[0]}:
         return False
-    ((usual_width, _),) = Counter(map(len, rows)).most_common(1)
+    ((usual_width, _),) = Counter(map(len, rows)).most_common(1)  # the most frequent number of cells
     full_rows = [[*map(str.strip, cells)] for cells in rows if len(cells) == usual_width]
     columns = [*zip(*full_rows, strict=True)]
     if any(map(_says_good_or_bad, columns)):
@@ -388,8 +388,8 @@ def _scalar(value: object) -> str:
 def _texts(value: object) -> list[str]:
     """Return the texts of a JSON value: itself, or those of a list.
 
-    Of an object with a single key, such as {"choices": [...]}, the texts are those of its value. An object
-    with several keys counts as an empty text.
+    An object with a single key, such as {"choices": [...]}, has the texts of the key's value. An object with
+    several keys, or none, counts as one empty text.
     """
     content = value
     if isinstance(value, dict):
