@@ -151,8 +151,8 @@ class ModelFacts:
     def known_parts(self) -> dict[str, KnownParts]:
         """Return the good parts of each product's calibration, by the product's name.
 
-        If the file has a single product (of one or several views), its name is "". Products whose single
-        pictures are judged are left out.
+        If the file has a single product (of one or several views), its name is "". Products whose model
+        decides on single pictures, not on parts, are left out.
 
         Raises:
             InputError: Names of pictures state no part.

@@ -182,7 +182,7 @@ def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
         "calibrated": promise.calibrated,
         "missing": promise.missing,
         "wanted_rate": promise.wanted,
-        # without a promise all pictures may be of one part, so that parts are missing, and not pictures
+        # without a promise, all pictures may be of one part: then further parts are needed, not pictures
         "of_parts": promise.of_parts or not promise.is_made,
         "several": any(manifest.preprocess.several is not None for manifest in facts.manifests.values()),
     }

@@ -60,7 +60,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     setting_names = sorted(
         {option.setting for method in registry.loadable_methods() for option in method.options}
     )
-    category = None  # whose section of the `--config` file is read
+    category = None  # the category whose section of the `--config` file is read
     if args.config:
         category = args.category or only_category(args.data)
     options = common.read_settings(args, (*COMMON_FLAGS, *setting_names), category)

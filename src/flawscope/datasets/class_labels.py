@@ -210,7 +210,7 @@ class ClassLabels:
         """
         if self.unread or self.has_unknown:
             return True
-        # from here on, only pictures without labels have the class UNKNOWN
+        # from here on, the class UNKNOWN means that nothing is said about a picture
         classes_by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.by_picture:
             classes_by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))

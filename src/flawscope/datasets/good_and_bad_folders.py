@@ -80,7 +80,7 @@ class FolderTree:
         """Return the question which folders hold good pictures, as an error; `remedy` ends its text.
 
         If the meaning of a folder is unclear, the question lists all folders. Otherwise it lists only the
-        subfolders of the topmost folder in which these are neither all good, nor all bad, nor all `SORTED`.
+        subfolders of one folder: the topmost whose subfolders are neither all good, all bad nor all `SORTED`.
         """
         if Said.UNCLEAR in self.meanings:
             return folders_question(self.root, self.counts, remedy, self.meaning_of)

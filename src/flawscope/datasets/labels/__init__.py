@@ -207,9 +207,9 @@ class LabelFiles:
         self._files = files
         self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
-        self.caller_path: dict[Path, Path] = {}
+        self.caller_path: dict[Path, Path] = {}  # paths as the caller wrote them, by the path below `root`
         for path in pictures:
-            # a root above the pictures' folder is absolute
+            # `root` is absolute if it lies above the pictures' folder
             path_below_root = Path(os.path.abspath(path)) if above else path
             self.caller_path[path_below_root] = path
         self._pictures = [path for path in self.caller_path if path.is_relative_to(root)]
@@ -568,8 +568,8 @@ class LabelFiles:
     def not_understood(self) -> list[str]:
         """Return names of files that seem to describe the pictures, and are not understood.
 
-        These are tables that nearly name the pictures; label files of about as many pictures as there are,
-        but of other ones; and files of an unknown form that are named like a picture.
+        These are tables that nearly name the pictures; label files of other pictures, about as many as there
+        are here; and files of an unknown form that are named like a picture.
         """
         files = [path for path, document in self._documents if document.seems_list]
         files += [path for path, document in self._documents if self._marks_others(path, document)]

@@ -136,7 +136,7 @@ class _CocoPicture:
         return marks
 
     def _read_run_lengths(self, part: Record) -> Shape:
-        """Return the shape of run lengths; if the image's size is not known, set it to that of the run lengths.
+        """Return the shape of run lengths; an image of unknown size gets the size of the run lengths.
 
         Raises:
             InputError: The run lengths have another size than the image.
