@@ -122,7 +122,7 @@ class ModelFacts:
         self.shared("false-alarm rates", lambda manifest: manifest.calibration.rate)
         self.shared("seeds", lambda manifest: manifest.config.get("seed"))
         self.shared("channels", lambda manifest: manifest.preprocess.channels)
-        self.check_whole_parts(new={})
+        self.check_whole_parts(new={})  # no view is newly calibrated
 
     def check_whole_parts(self, new: Mapping[str, Sequence[str]]) -> None:
         """Check that at least one good part has pictures of all views, after a new calibration of some views.

@@ -220,7 +220,7 @@ def add_to_models(
     say: Say,
     step: ProgressCallback,
 ) -> Model:
-    """Add new good pictures to the model of one product or to those of a part's views; return the result.
+    """Add new good pictures to the model of one product, or to the models of its views; return the model.
 
     Also set `args.has_test`: whether the data have test pictures.
     """

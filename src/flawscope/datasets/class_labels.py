@@ -452,8 +452,8 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
     """Yield the lists in each of the two folders above `root`.
 
-    The lists in label folders beside `root` are among those of its parent. A folder that cannot be read is
-    passed over: it may belong to somebody else.
+    Lists in label folders beside `root` count as lists of its parent. A folder that cannot be read is passed
+    over, since it may belong to somebody else.
     """
     absolute_root = Path(os.path.abspath(root))
     for levels_up, folder in enumerate(absolute_root.parents[:2], start=1):

@@ -95,7 +95,7 @@ class FolderTree:
         return folders_question(self.root, self.counts, remedy, self.meaning_of)
 
     def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        """Count the pictures below each subfolder of a folder, and under `parent` those directly in it."""
+        """Count the pictures below each subfolder of `parent`; those directly in it count under `parent`."""
         counts = Counter[tuple[str, ...]]()
         depth = len(parent)
         for parts, count in self.counts.items():

@@ -42,7 +42,7 @@ def choose_seen(
             pictures, or in folders of defects.
         dataset: Data set that has the test pictures; None if there is none.
         seed: Seed of the random choice.
-        say: Called with a line for a person on defective pictures without a usable mask.
+        say: Function that prints a line on defective pictures without a usable mask.
         masked: Whether masks are used, so that only pictures with masks are taken.
 
     Raises:

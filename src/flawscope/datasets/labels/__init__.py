@@ -207,7 +207,8 @@ class LabelFiles:
         self._files = files
         self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
-        self.caller_path: dict[Path, Path] = {}  # paths as the caller wrote them, by the path below `root`
+        # paths as the caller wrote them, by paths in the form of `root`
+        self.caller_path: dict[Path, Path] = {}
         for path in pictures:
             # `root` is absolute if it lies above the pictures' folder
             path_below_root = Path(os.path.abspath(path)) if above else path
@@ -308,7 +309,7 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Farthest reach of the marks to the right and down: for each source [N, 2], of its N pictures.
+        """How far marks reach to the right and down, by source: [N, 2], a row for each of N pictures.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.
@@ -488,8 +489,9 @@ class LabelFiles:
     def _pictures_meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
         """Return the pictures that an entry certainly means, among those that it may mean.
 
-        In a file above the pictures' folder, a name without folders may mean a picture of another folder. It
-        is certain only if the file is one level above, and no folder beside has a picture of this name.
+        In a file above the pictures' folder, a name without folders may mean a picture of another folder. The
+        picture is certain only if the file is one level above, and no folder beside has a picture of this
+        name.
         """
         if not self._above or entry.folders:
             return pictures
@@ -590,7 +592,7 @@ class LabelFiles:
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
     def _marks_others(self, path: Path, document: LabelDocument) -> bool:
-        """Whether a label file has marks in about as many pictures as there are, but in none of these."""
+        """Whether a label file marks other pictures than these, and about as many."""
         if document.form in ("", LIST):
             return False
         picture_count = self._names.count

@@ -201,7 +201,7 @@ def _form_of(suffix: str, document: object) -> _Form | None:
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """Return the entry without the marks that name no defect, such as "background": they are left out."""
+    """Return the entry with those marks left out that name no defect, such as "background"."""
     marks = []
     for mark in entry.marks:
         is_no_defect = mark.kind.strip("_ ").casefold() in NO_DEFECT

@@ -124,7 +124,7 @@ class _CocoPicture:
             self.marks.append(Mark(draw=None, kind=NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
-        """Return the marks of an annotation's segmentation: of its polygons and run lengths."""
+        """Return the marks of an annotation's segmentation, one for each polygon or run-length mask."""
         marks = []
         for part in _coco_segmentation(annotation):
             if isinstance(part, dict):
