@@ -494,6 +494,7 @@ def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Tex
     for header, values in columns.items():
         subject = column_subject(header)
         if is_split(subject, values):
+            # files that only name pictures, such as train.txt and test.txt, are one source together
             split_source = "lists of splits" if header == LISTED else source
             _add_splits(class_labels, split_source, values)
             continue

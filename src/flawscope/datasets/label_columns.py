@@ -132,7 +132,7 @@ def join_classes(
         source: Name of the list, or of the labelling tool.
         texts: The same texts by picture, as pairs of column and text.
     """
-    min_columns = 1 if source == "LabelMe" else 2
+    min_columns = 1 if source == "LabelMe" else 2  # LabelMe's flags are ticks, even a single one
     if len(columns) < min_columns or not _are_ticks(columns):
         return columns
     joined = {picture: _ticked_headers(values) or [""] for picture, values in texts.items()}

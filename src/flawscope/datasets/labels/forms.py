@@ -117,6 +117,7 @@ def _list_entries(
     Raises:
         Exception: Whatever the readers of lists raise for a file of something else.
     """
+    # only programs for tables remove leading zeros from names
     is_name = names.is_name if suffix in tables.TABLES else names.is_exact
 
     @cache

@@ -434,8 +434,8 @@ class _LabelStudioTask:
     def _marked_picture(self, region: Record) -> str | None:
         """Return the path of the picture that a region marks; None where several are possible.
 
-        A region names the tag of the labelling interface that it was drawn on. The tag often has the name of
-        a field of the task's data. If this field is a list of pictures, the region has the picture's number.
+        A region names a tag of the labelling interface. The tag often has the name of a field of the task's
+        data. If this field is a list of pictures, the region has the picture's number in the list.
         """
         named_paths = self._paths_by_name.get(str(region.get("to_name")))
         paths = named_paths or self._paths
