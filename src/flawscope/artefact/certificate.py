@@ -196,25 +196,25 @@ def certify(
         ties = np.zeros(count, bool)
     decisions = calibration.is_anomalous(scores)
     is_clear = _clear_decisions(scores, calibration)
-    largest = np.zeros(4)  # of scores absolute and relative, of maps absolute and relative
+    largest_errors = np.zeros(4)  # scores: absolute, relative; maps: absolute, relative
     changed_pictures: set[int] = set()
     for batch_size in BATCH_SIZES:
         for start in range(0, count, batch_size):
-            numbers = np.arange(start, start + batch_size) % count  # of the pictures in the batch
-            session_scores, session_maps = session.run(np.ascontiguousarray(images[numbers]))
+            indices = np.arange(start, start + batch_size) % count  # indices of the batch's pictures
+            session_scores, session_maps = session.run(np.ascontiguousarray(images[indices]))
             session_maps = session_maps[:, ::stride, ::stride]
-            map_errors = (0.0, 0.0) if maps is None else _max_errors(session_maps, maps[numbers])
+            map_errors = (0.0, 0.0) if maps is None else _max_errors(session_maps, maps[indices])
             # the scores of ties are not compared
-            is_compared = ~ties[numbers]
-            numbers = numbers[is_compared]
+            is_compared = ~ties[indices]
+            indices = indices[is_compared]
             session_scores = session_scores[is_compared]
             score_errors = (0.0, 0.0)
-            if len(numbers):
-                score_errors = _score_errors(session_scores, scores[numbers], calibration)
-            largest = np.maximum(largest, (*score_errors, *map_errors))
-            differs = calibration.is_anomalous(session_scores) != decisions[numbers]
-            changed_pictures |= set(numbers[differs & is_clear[numbers]].tolist())
-    score_absolute, score_relative, map_absolute, map_relative = map(float, largest)
+            if len(indices):
+                score_errors = _score_errors(session_scores, scores[indices], calibration)
+            largest_errors = np.maximum(largest_errors, (*score_errors, *map_errors))
+            differs = calibration.is_anomalous(session_scores) != decisions[indices]
+            changed_pictures |= set(indices[differs & is_clear[indices]].tolist())
+    score_absolute, score_relative, map_absolute, map_relative = map(float, largest_errors)
     if calibration.precision != "fp32":
         score_relative = score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold)
         map_relative = map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold)
@@ -298,8 +298,8 @@ def certify_reduced(
     The two models are compared on the N pictures that the reduced precision is calibrated on.
 
     Args:
-        consistency: Certificate of the reduced precision, whose answers to batches were compared with those
-            to single pictures. Where its differences are larger, they are kept.
+        consistency: Certificate of the reduced precision alone, which compares its answers to batches with
+            those to single pictures. Of each difference, the larger of the two certificates' is returned.
         calibration: Calibration of the trained model.
         scores: Scores in the reduced precision and of the trained model, each `[N]`.
         maxima: Maxima of the maps in the reduced precision and of the trained model, each `[N]`.
@@ -349,9 +349,9 @@ def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) ->
     """Return the largest absolute and the largest relative difference of scores.
 
     A picture whose patches are all in the memory bank scores far below every good picture. Such a score is
-    imprecise, because distances to the bank are differences of large numbers. But the decision does not
-    depend on it. So its relative difference is the absolute one, divided by 100 times the way from the score
-    to the threshold.
+    imprecise, because distances to the bank are differences of large numbers; but it is so low that the
+    decision does not depend on it. Therefore its difference is divided not by the score, but by 100 times the
+    distance from the score to the threshold.
 
     Args:
         scores: Scores [N] to compare.
@@ -368,9 +368,9 @@ def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) ->
         absolute, relative = _max_errors(scores[~is_low], expected[~is_low])
     if is_low.any():
         low_error, _ = _max_errors(scores[is_low], expected[is_low])
-        shortest_way = float(threshold - expected[is_low].max())  # from a low score to the threshold
+        least_distance = float(threshold - expected[is_low].max())  # from a low score to the threshold
         absolute = max(absolute, low_error)
-        relative = max(relative, 0.01 * low_error / shortest_way)
+        relative = max(relative, 0.01 * low_error / least_distance)
     return absolute, relative
 
 

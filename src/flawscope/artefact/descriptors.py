@@ -39,11 +39,11 @@ class ProductDescriptors:
 
     def __post_init__(self) -> None:
         """Raise an InputError where the descriptors do not fit each other."""
-        for vectors, groups in ((self.good, self.groups), (self.defective, self.carriers)):
-            has_types = vectors.dtype == np.float32 and vectors.ndim == 2 and groups.dtype == np.int32
+        for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
+            has_types = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
             is_valid = (
                 has_types
-                and groups.shape == vectors.shape[:1]
+                and numbers.shape == vectors.shape[:1]
                 and vectors.shape[1] == self.good.shape[1]
                 and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)  # False for NaN, too
             )

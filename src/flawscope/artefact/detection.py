@@ -37,8 +37,8 @@ def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> Defe
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, if the model is that of one view and decides together with other models. None: the
-            good parts of the model itself.
+        parts: Good parts of the models of all views, if the model is of one view; None: the model's own good
+            parts.
 
     Returns:
         The defects; None where none were tried. None, too, if the model decides on parts but does not know
@@ -78,8 +78,8 @@ def describe_detection(manifest: Manifest, parts: KnownParts | None = None) -> s
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, if the model is that of one view and decides together with other models. None: the
-            good parts of the model itself.
+        parts: Good parts of the models of all views, if the model is of one view; None: the model's own good
+            parts.
     """
     defects = decided_defects(manifest, parts)
     if defects is None:

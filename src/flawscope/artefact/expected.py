@@ -65,7 +65,11 @@ class ExpectedPictures:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> ExpectedPictures:
-        """Read the record from a model's facts. InputError where the length of a pixel is damaged."""
+        """Read the record from a model's facts.
+
+        Raises:
+            InputError: The length of a pixel is damaged.
+        """
         return cls(
             appearance=AppearanceRange.from_facts(facts),
             sizes=known_sizes(facts),

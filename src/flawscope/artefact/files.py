@@ -264,7 +264,11 @@ def training_log_path(checkpoint: Path) -> Path:
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """Return the suffix of a model file, one of `MODEL_SUFFIXES`. InputError if it has another."""
+    """Return the suffix of a model file, one of `MODEL_SUFFIXES`.
+
+    Raises:
+        InputError: The file has another suffix, or cannot be opened.
+    """
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in MODEL_SUFFIXES:
         with open_file(path):  # raises a more helpful error where there is no such file, or it is a folder

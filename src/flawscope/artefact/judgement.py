@@ -152,8 +152,8 @@ class Judgement:
         """Join the judgements of the models of several views.
 
         Args:
-            judgements: Judgements, one of each view's model on the pictures of that view. All of the next
-                models were made in the same way (`how`).
+            judgements: Judgements, one of each view's model on the pictures of that view. They have the same
+                `how`, because the next models of all views were made in the same way.
         """
         joined_judgement = judgements[0]
         for judgement in judgements[1:]:

@@ -122,7 +122,7 @@ class ModelFacts:
         self.shared("false-alarm rates", lambda manifest: manifest.calibration.rate)
         self.shared("seeds", lambda manifest: manifest.config.get("seed"))
         self.shared("channels", lambda manifest: manifest.preprocess.channels)
-        self.check_whole_parts(new={})
+        self.check_whole_parts(new={})  # no view is newly calibrated
 
     def check_whole_parts(self, new: Mapping[str, Sequence[str]]) -> None:
         """Check that at least one good part has pictures of all views, after a new calibration of some views.
@@ -151,8 +151,8 @@ class ModelFacts:
     def known_parts(self) -> dict[str, KnownParts]:
         """Return the good parts of each product's calibration, by the product's name.
 
-        If the file has a single product (of one or several views), its name is "". Products whose single
-        pictures are judged are left out.
+        If the file has a single product (of one or several views), its name is "". Products whose model
+        decides on single pictures, not on parts, are left out.
 
         Raises:
             InputError: Names of pictures state no part.

@@ -173,7 +173,11 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        """Read the document of a file. InputError where it is damaged, or its format is unknown."""
+        """Read the document of a file.
+
+        Raises:
+            InputError: The document is damaged, or its format is unknown.
+        """
         check_format(data)
         try:
             rows = rows_from_table(data["pictures"])
@@ -205,7 +209,7 @@ def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
     """Read the facts, and check the types of those that all pages and commands show.
 
     Raises:
-        ValueError: One of these has the wrong type.
+        ValueError: One of these facts has the wrong type, or a time is out of range.
     """
     facts = dict(data)
     for name in ("summary", QUESTIONS):
@@ -254,7 +258,7 @@ class Artefact:
             preprocess.tile is not None
             and region.dtype == np.bool_
             and region.shape == tuple(preprocess.network_size)
-            # outside of the region pixels are marked as padding; other networks would take that for colours
+            # only a network of this setting can skip pixels outside the region, which are marked as padding
             and self.manifest.config.get("masked") is True
             and region.any()
         )
@@ -263,7 +267,11 @@ class Artefact:
 
     @classmethod
     def from_stored(cls, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> Artefact:
-        """Build the artefact from a file's manifest and tensors. InputError where they do not fit."""
+        """Build the artefact from a file's manifest and tensors.
+
+        Raises:
+            InputError: The manifest and the tensors do not fit each other.
+        """
         try:
             pictures = with_looks(manifest.pictures, tensors)
         except ValueError:
@@ -391,7 +399,11 @@ class Header(NamedTuple):
 
 
 def _parse_manifest(header: Header, path: object) -> Manifest:
-    """Return the manifest with the facts of the run. InputError where the header is damaged."""
+    """Return the manifest with the facts of the run.
+
+    Raises:
+        InputError: The header is damaged.
+    """
     try:
         facts = {**header.document["facts"], **header.run}
     except (KeyError, TypeError):
@@ -523,7 +535,7 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     is_altered = _header_hash(document_text, header) != metadata_entry.get("header_sha256")
     run_text = metadata_entry.pop(RUN_KEY, "{}")
     is_altered |= hashlib.sha256(run_text.encode()).hexdigest() != metadata_entry.pop("run_sha256", None)
-    # those of the run are popped above; of the other keys none may be added or missing
+    # the keys of the run are popped above; the other keys must be exactly these
     is_altered |= metadata_entry.keys() != {METADATA_KEY, "sha256", "header_sha256"}
     return _StoredHeader(
         data=document,
@@ -549,7 +561,11 @@ def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
 
 
 def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
-    """Read the entry of a tensor in a header. ValueError, KeyError or TypeError where it is damaged."""
+    """Read the entry of a tensor in a header.
+
+    Raises:
+        ValueError, KeyError, TypeError: The entry is damaged.
+    """
     dtype = value["dtype"]
     shape = tuple(value["shape"])
     begin, end = value["data_offsets"]

@@ -182,7 +182,7 @@ def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
         "calibrated": promise.calibrated,
         "missing": promise.missing,
         "wanted_rate": promise.wanted,
-        # without a promise all pictures may be of one part, so that parts are missing, and not pictures
+        # without a promise, all pictures may be of one part: then further parts are needed, not pictures
         "of_parts": promise.of_parts or not promise.is_made,
         "several": any(manifest.preprocess.several is not None for manifest in facts.manifests.values()),
     }
@@ -222,12 +222,12 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
 
     - `rate`: the rate, 0..1.
     - `expected`: share of good pictures, or parts, that will be called anomalous.
-    - `at_most`: bound on that share for all rates at once (`Calibration.rate_bound`); None for parts, and
-      without a promise.
+    - `at_most`: bound on that share that holds for all rates together (`Calibration.rate_bound`); None if
+      the model decides on parts or makes no promise.
     - `supported`: whether the good pictures are enough for the rate.
     - `missing`: number of further good pictures, or parts, that it needs.
     - `threshold`: score threshold of a single model; None for several.
-    - `found`: simulated defects by size, [found, all]; empty where too few of a size were tried.
+    - `found`: simulated defects by size, each [number found, number tried]; empty where too few were tried.
     """
     facts = ModelFacts.of(model)
     rows = []

@@ -12,7 +12,8 @@ def stored_region(model: Artefact) -> RoiSource | None:
     """Read the region of interest of a model.
 
     Returns:
-        A mask of the frame after scaling to the preprocessing's `size`; None: all of the frame counts.
+        A mask of the frame, scaled to the preprocessing's `size`: of a frame that is aligned or corrected as
+        `FrameRegion`, else as an array. None: all of the frame counts.
     """
     region = model.counted
     if region is None or region.all():

@@ -111,8 +111,8 @@ class Trial:
     def beside(self, other: Trial) -> tuple[float, ...]:
         """Estimate the `figures` that the setting would have had in all rounds of another trial.
 
-        An estimate is the other trial's figure over all its rounds, changed by as much as this trial's figure
-        differs from it in the rounds that both were tried in. Empty if no round was tried in both.
+        In the rounds that both trials have, this trial's figure differs from the other's. An estimate is the
+        other trial's figure over all its rounds plus this difference. Empty if no round is in both trials.
         """
         shared_rounds = min(self.rounds, other.rounds)
         if not shared_rounds:
@@ -230,6 +230,7 @@ class Choice:
         has_given = any(trial.given for trial in self.trials)
         chosen = self._chosen_trial()
         rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
+        # without a chosen trial, each trial shows the figures of its own rounds
         rows += [trial.cells(has_given, chosen=chosen or trial) for trial in self.shown()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []

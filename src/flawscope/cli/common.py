@@ -706,7 +706,7 @@ def run_for_each(
 
     Args:
         names: Names to call with.
-        work: Called with a name, does its work and returns the exit code.
+        work: Function that does the work for a name, and returns the exit code.
         debug: Whether an unforeseen error is raised instead of reported (`reason_of`).
 
     Returns:
@@ -727,7 +727,7 @@ def run_for_each(
 def _innermost_visible(path: str | bytes) -> str:
     """Return the path, or its nearest parent folder that this user can see.
 
-    Files in a folder that this user may not enter seem not to exist; the returned path is then the folder.
+    Files in a folder that this user may not enter seem not to exist: for them, the folder is returned.
     """
     visible = os.fsdecode(path)
     while not os.path.lexists(visible):

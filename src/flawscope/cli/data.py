@@ -287,7 +287,7 @@ def demo(args: argparse.Namespace) -> int:
 def _program_words() -> str:
     """Return the words that start this program from the current folder.
 
-    They are its name, if the shell finds it by that; else its path.
+    They are the program's name if the shell finds the program by it, else the program's path.
     """
     program = Path(sys.argv[0])
     if not program.stem.startswith("flawscope"):  # started by `python -m flawscope`

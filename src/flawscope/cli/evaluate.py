@@ -262,7 +262,7 @@ def _write_tables(
 
 
 def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> Json:
-    """Return the form of the tables, as `TableWriter` takes it."""
+    """Return the arguments of `TableWriter` that state the columns and contents of the tables."""
     form: Json = {
         "kinds": result.names_kinds,
         "aligned": result.aligned,
@@ -462,7 +462,7 @@ def _run_several(
     model: Predictor | Router | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
-    """Evaluate several models, or a model of several; print and write one table with the averages last.
+    """Evaluate one model for each category, or a joint model; print and write one table, averages last.
 
     Args:
         args: Arguments of the call.

@@ -157,8 +157,8 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
     Args:
         predictor: The fitted model.
         verbose: Whether to give the long text on the rate, which also says how the rate was measured.
-        updated: Whether the model was updated; then there is no line on simulated defects, which was reported
-            when it was fitted.
+        updated: Whether the model was updated; then the line on simulated defects is left out, because the
+            fit has reported it.
     """
     from flawscope.artefact.detection import describe_found
     from flawscope.artefact.rates import promise_of

@@ -60,7 +60,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     setting_names = sorted(
         {option.setting for method in registry.loadable_methods() for option in method.options}
     )
-    category = None  # whose section of the `--config` file is read
+    category = None  # the category whose section of the `--config` file is read
     if args.config:
         category = args.category or only_category(args.data)
     options = common.read_settings(args, (*COMMON_FLAGS, *setting_names), category)
@@ -143,7 +143,7 @@ def fit_arguments(
     Args:
         args: Arguments of the call.
         fit_settings: Settings of the method.
-        records: Records of the arguments to take.
+        records: Classes with the arguments of `fitting.fit` to take.
     """
     arguments: Json = {}
     for record in records:
@@ -151,7 +151,7 @@ def fit_arguments(
             value = getattr(args, option.name)
             if value is None or value is False:
                 continue
-            # the value of a switch is True, and the argument's value is then `switched`
+            # a switch that is set stands for the value `switched` of the argument
             arguments[option.argument] = option.switched if option.value == SWITCH else value
     choices = {"method": fit_settings.method, "preset": fit_settings.preset, "seen": fit_settings.seen}
     return {**arguments, **choices, **fit_settings.settings}
@@ -220,7 +220,7 @@ def add_to_models(
     say: Say,
     step: ProgressCallback,
 ) -> Model:
-    """Add new good pictures to the model of one product or to those of a part's views; return the result.
+    """Add new good pictures to the model of one product, or to the models of its views; return the model.
 
     Also set `args.has_test`: whether the data have test pictures.
     """

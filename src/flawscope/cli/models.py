@@ -110,8 +110,8 @@ def manifest_lines(
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts with which the models of all views were calibrated together; None: the model is not
-            of a view.
+        parts: Good parts that the models of all views were calibrated on together; None: the model is not of
+            a view.
         verbose: Whether to return all facts that the model file holds.
     """
     from flawscope.evaluation.next_steps import advise_blind

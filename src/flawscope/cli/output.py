@@ -252,7 +252,7 @@ class Output:
                 self.labels = LabelWriter(args.labels, self.results.output)
 
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
-        """Print and write an input, or keep it until its part is decided."""
+        """Print and write the result of an input, or keep it until its part is decided."""
         from flawscope.results.table import Unjudged
 
         if self.parts is None or isinstance(result, Unjudged):
@@ -282,7 +282,7 @@ class Output:
             self._report_part(part)
 
     def _report(self, result: Prediction | Unjudged, source: PictureSource) -> None:
-        """Print and write an input, and count its prediction."""
+        """Print and write the result of an input, and count its prediction."""
         from flawscope.results.table import Unjudged
 
         self.total += 1
@@ -525,7 +525,7 @@ class Summary:
         else:
             expected_rate = max(manifest.calibration.expected_rate for manifest in self.manifests.values())
         self.totals = ProductCounts(expected_rate)
-        self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)
+        self.p_values: list[float] = []  # of the pictures, by `Calibration.unit_p_values`
         self.promised = all(manifest.calibration.promised for manifest in self.manifests.values())
 
     def add(self, prediction: Prediction) -> None:

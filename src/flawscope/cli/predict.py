@@ -165,7 +165,7 @@ def _open_results(
 
     paths = inputs.paths
     root = None
-    if paths is not None:  # they are known, and do not come one by one from stdin
+    if paths is not None:  # None: the paths come one by one from stdin
         root = common_folder([path for path in paths if path not in inputs.errors])
     table_form = summary.table_form
     table_form["model"] = os.path.basename(args.model)

@@ -331,7 +331,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     """
     subject = dataset.relative(item.path)
     try:
-        picture, channels = first_group(item.path)  # `channels` describes more than usual, in words
+        picture, channels = first_group(item.path)  # `channels`: empty, or words on more than usual
     except (InputError, OSError, MemoryError) as error:
         return CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
@@ -357,7 +357,7 @@ def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Findin
 
     Args:
         code: Code of the finding.
-        subject: Subject of the finding, in place of the path.
+        subject: Path of the file as the finding names it.
         path: The file.
         error: Error of reading it, whose message is "PATH: REASON; REMEDY".
     """
@@ -528,7 +528,7 @@ def _count_words(words: Counter[str]) -> str:
 
 
 def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
-    """Yield a finding on files that might be labels but have no known form, one for each suffix."""
+    """Yield a finding for each suffix of files that might be labels but have no known form."""
     names_by_suffix: dict[str, list[str]] = {}
     for path in truth.labels.of_no_form:
         if path.name != SATURATION_FILE:  # a file of MVTec LOCO that is not meant as labels
@@ -541,7 +541,7 @@ def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]
 
 def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Yield findings of pictures and masks below the category's folder that are in no split."""
-    used: set[Mask] = set()
+    used: set[Mask] = set()  # pictures and their masks
     for items in dataset.splits.values():
         for item in items:
             used |= {item.path, *item.masks}
@@ -569,7 +569,7 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
     """Yield the finding of training pictures that the user calls good, but names or lists do not."""
-    # the user says what is good only of data without a split of its own, and not of a review
+    # a review, and data with a split of their own, say themselves which pictures are good
     if dataset.reviewed or not dataset.drawn_split:
         return
     label_files = dataset.truth.labels if dataset.truth else None
@@ -636,7 +636,7 @@ def _too_few_pictures(part_numbers: Sequence[int]) -> Iterator[Finding]:
     picture_count = len(part_numbers)
     part_count = len({*part_numbers})
     if part_count < PICTURES_FOR_5_PERCENT:
-        lowest_rate = 1 / (part_count + 1)  # that many parts can support
+        lowest_rate = 1 / (part_count + 1)  # the lowest rate that so many parts support
         limit = f"no false-alarm rate below {lowest_rate:.1%}"
         of_parts = f" of {pluralize(part_count, 'part')}" if part_count < picture_count else ""
         message = f"only {pluralize(picture_count, 'picture')}{of_parts} to learn from: {limit}"

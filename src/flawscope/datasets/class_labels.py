@@ -208,9 +208,9 @@ class ClassLabels:
         meaning of a label or of a file is unknown; some pictures of a folder are called good, and the others
         have no label.
         """
-        # a label or a file is not understood; the class UNKNOWN below means that nothing is said of a picture
         if self.unread or self.has_unknown:
             return True
+        # from here on, the class UNKNOWN means that nothing is said about a picture
         classes_by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.by_picture:
             classes_by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
@@ -452,8 +452,8 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
     """Yield the lists in each of the two folders above `root`.
 
-    The lists in label folders beside `root` are among those of its parent. A folder that cannot be read is
-    passed over: it may belong to somebody else.
+    Lists in label folders beside `root` count as lists of its parent. A folder that cannot be read is passed
+    over, since it may belong to somebody else.
     """
     absolute_root = Path(os.path.abspath(root))
     for levels_up, folder in enumerate(absolute_root.parents[:2], start=1):
@@ -494,6 +494,7 @@ def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Tex
     for header, values in columns.items():
         subject = column_subject(header)
         if is_split(subject, values):
+            # files that only name pictures, such as train.txt and test.txt, are one source together
             split_source = "lists of splits" if header == LISTED else source
             _add_splits(class_labels, split_source, values)
             continue

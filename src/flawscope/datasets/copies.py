@@ -82,7 +82,7 @@ def _copied_folder(
         findings: Findings of one code.
         picture_counts: Number of pictures in each folder.
     """
-    # the smallest folder after the first, which counts as the original
+    # the first folder counts as the original, the smallest of the others as the copy
     copy = min(folders[1:], key=lambda name: picture_counts[name])
     others = join_names([name for name in folders if name != copy])
     if len(findings) == picture_counts[copy]:
@@ -132,7 +132,7 @@ def _near_duplicates_in_splits(
 ) -> Iterator[list[CheckedPicture]]:
     """Yield groups of pictures that are nearly the same and lie in several splits.
 
-    Only the first of exact copies is compared: `exact_copies` reports them.
+    Of pictures that are the same pixel for pixel, which `exact_copies` reports, only the first is compared.
     """
     first_by_digest: dict[str, CheckedPicture] = {}
     for picture in readable:
@@ -142,7 +142,7 @@ def _near_duplicates_in_splits(
         return
     # only pairs with a picture outside of the test split are searched for
     bank = np.flatnonzero([picture.split != "test" for picture in pictures])
-    # none is left out: every readable picture has a look
+    # the condition leaves no picture out, since every readable one has a look
     looks = [picture.look for picture in pictures if picture.look is not None]
     compared = compare_pictures(looks, bank)
     for numbers in clusters(compared.copies):

@@ -278,7 +278,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 def _choose_parts(parts: Sequence[list[int]], count: int, limit: int) -> list[list[int]]:
     """Choose parts in their order until these have `count` members together.
 
-    A part is passed over if the sum would exceed `limit`. At least one part is left.
+    A part is passed over if the chosen members would exceed `limit`. At least one part is not chosen.
 
     Args:
         parts: Members of each part.

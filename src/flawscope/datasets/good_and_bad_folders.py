@@ -80,7 +80,7 @@ class FolderTree:
         """Return the question which folders hold good pictures, as an error; `remedy` ends its text.
 
         If the meaning of a folder is unclear, the question lists all folders. Otherwise it lists only the
-        subfolders of the topmost folder in which these are neither all good, nor all bad, nor all `SORTED`.
+        subfolders of one folder: the topmost whose subfolders are neither all good, all bad nor all `SORTED`.
         """
         if Said.UNCLEAR in self.meanings:
             return folders_question(self.root, self.counts, remedy, self.meaning_of)
@@ -95,7 +95,7 @@ class FolderTree:
         return folders_question(self.root, self.counts, remedy, self.meaning_of)
 
     def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        """Count the pictures below each subfolder of a folder, and under `parent` those directly in it."""
+        """Count the pictures below each subfolder of `parent`; those directly in it count under `parent`."""
         counts = Counter[tuple[str, ...]]()
         depth = len(parent)
         for parts, count in self.counts.items():
@@ -137,10 +137,10 @@ def folders_question(
         Said.UNCLEAR: ", unclear by its name",
     }
     folders = []
-    for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
-        name = "/".join(parts) or "."
-        meaning = meaning_of.get(parts, Said.UNKNOWN)
-        meaning_text = texts.get(meaning, "") if parts else ""
-        folders.append(f"{name} ({counts[parts]}{meaning_text})")
+    for names in sorted(counts, key=lambda names: natural_key("/".join(names))):
+        path = "/".join(names) or "."
+        meaning = meaning_of.get(names, Said.UNKNOWN)
+        meaning_text = texts.get(meaning, "") if names else ""
+        folders.append(f"{path} ({counts[names]}{meaning_text})")
     line = f"{root}: which folders hold good pictures? {join_names(folders, 12)}: {remedy}"
     return InputError(data_checks.WHICH_FOLDERS.coded(line))

@@ -74,7 +74,7 @@ def is_split(subject: ColumnSubject, values: Values) -> bool:
     texts = {text for picture_texts in values.values() for text in picture_texts if text}
     if not texts:
         return False
-    splits = {split_said(text) for text in texts}
+    splits = {split_said(text) for text in texts}  # None: a text names no split
     if subject is ColumnSubject.SPLIT:
         return splits != {None}
     return None not in splits
@@ -130,9 +130,9 @@ def join_classes(
     Args:
         columns: Columns by name; a column has the texts of each picture.
         source: Name of the list, or of the labelling tool.
-        texts: The same texts as pairs of column and text of each picture.
+        texts: The same texts by picture, as pairs of column and text.
     """
-    min_columns = 1 if source == "LabelMe" else 2
+    min_columns = 1 if source == "LabelMe" else 2  # LabelMe's flags are ticks, even a single one
     if len(columns) < min_columns or not _are_ticks(columns):
         return columns
     joined = {picture: _ticked_headers(values) or [""] for picture, values in texts.items()}
@@ -226,7 +226,8 @@ def _class_of(is_good: bool) -> PictureClass:
 def _join_classes(classes: Sequence[PictureClass]) -> PictureClass:
     """Return the class of a picture from the classes of its values.
 
-    UNCLEAR if known classes differ. UNKNOWN if any is unknown, unless the known class is BAD.
+    The picture is UNCLEAR if known classes differ. It is UNKNOWN if no class is known, or if the only known
+    class is not BAD and another is unknown.
     """
     known_classes = {*classes} - {PictureClass.UNKNOWN}
     if len(known_classes) > 1:

@@ -57,7 +57,7 @@ def find_categories(root: str | os.PathLike[str]) -> list[str]:
     """Return the names of the categories in `root`, in natural order.
 
     A category is a subfolder that has a known layout. If `root` itself is a category, its name is returned.
-    Empty where there is none, for example for a bare folder of pictures.
+    The list is empty if there is no category, as in a bare folder of pictures.
 
     Raises:
         InputError: The folder is missing or cannot be read.
@@ -191,7 +191,7 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
     The arguments are those of `select_categories`.
 
     Raises:
-        InputError: As in `select_categories`; or `text` contains the name of a missing category itself.
+        InputError: As in `select_categories`; or a missing category is in `text` by its own name.
     """
     requested, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):
@@ -358,7 +358,7 @@ def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -
     if category in categories:
         return categories[category]
     if category in subfolders(root):
-        _layout_of(root / category)  # InputError where the folder cannot be read
+        _layout_of(root / category)  # raises InputError if the folder cannot be read
     if not categories:
         raise InputError(f"{root}: no category {category!r} here, nor any other; leave --category out")
     raise InputError(f"{root}: no category {category!r}; {suggest_name(category, categories)}")

@@ -97,7 +97,7 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
     """Yield remarks on unusable label files, on pictures that seem to be masks, and on unused pictures.
 
-    Unused pictures are those in neither a folder of good nor of defective pictures.
+    Unused pictures are those in folders of neither good nor defective pictures.
     """
     if dataset.truth:
         yield from _label_remarks(dataset, dataset.truth)

@@ -129,8 +129,8 @@ def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
 def _is_drawn_on(path: Path, original: Path) -> bool:
     """Whether `path` shows the picture `original` with changes in some places.
 
-    It does if most of the textured pixels are equal. Even areas do not count, because different photographs
-    may have them in common.
+    The result is True if most of the textured pixels are equal. Even areas do not count, because different
+    photographs may have them in common.
     """
     try:
         pixels = _read_rgb(path)

@@ -188,8 +188,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     """Open a folder whose good pictures the user named.
 
     They are named by their folders, by words in names and lists, or by the kinds of marks around good parts.
-    If a label calls a picture of a named folder defective, it is defective, unless the folder's name says
-    "good" or the user named the label's word.
+    If a label calls a picture of a named folder defective, the picture counts as defective, unless the
+    folder's name says "good" or the user named the label's word.
 
     Args:
         root: Folder of the pictures.
@@ -239,7 +239,7 @@ class _NamedGood:
         self._folders = {path: path.relative_to(root).parent for path in pictures}
         self._folder_names = {name for folder in self._folders.values() for name in _names_of(folder)}
         self._folded_names = {fold(name) for name in good_names}
-        # names in --good that are no folder's must be words of labels, which come from names and lists
+        # names in --good that no folder has: they must be words of labels
         self._label_words = self._folded_names - {fold(name) for name in self._folder_names}
 
     def refuse_unknown(self) -> None:
@@ -266,7 +266,7 @@ class _NamedGood:
         return self._labels.is_named(path, self._label_words)
 
     def _is_called_defective(self, path: Path, folders: list[str]) -> bool:
-        """Whether labels call a picture defective although --good names a folder of it.
+        """Whether labels call a picture defective although it lies in a folder of --good.
 
         A label that calls the picture defective does not count if a folder's name says good.
 
@@ -319,7 +319,7 @@ def _names_of(folder: Path) -> set[str]:
 
 
 def good_folders(folder: Path) -> list[Path]:
-    """Return the subfolders of good pictures; one with a name of published data sets comes first."""
+    """Return the subfolders of good pictures; a subfolder named as in published data sets comes first."""
     published_folder = subfolder(folder, *GOOD)
     path_of = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
     meaning_of = read_side_by_side([*path_of])

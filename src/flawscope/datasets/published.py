@@ -51,8 +51,8 @@ def visa_table(root: Path) -> Path | None:
 def realiad_table(root: Path) -> Path | None:
     """Return the file of the authors' split of a category of Real-IAD; None where there is none.
 
-    Its folder is beside the category or one level above. Of the published splits, the one with all five views
-    of a part is meant.
+    The folder `REALIAD_TABLES` with this file is beside the category or one level above. The split of all
+    five views of a part is meant, not the other published splits.
     """
     folder = root.absolute()
     name = f"{folder.name}.json"

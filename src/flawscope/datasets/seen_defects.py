@@ -42,7 +42,7 @@ def choose_seen(
             pictures, or in folders of defects.
         dataset: Data set that has the test pictures; None if there is none.
         seed: Seed of the random choice.
-        say: Called with a line for a person on defective pictures without a usable mask.
+        say: Function that prints a line on defective pictures without a usable mask.
         masked: Whether masks are used, so that only pictures with masks are taken.
 
     Raises:
@@ -92,7 +92,7 @@ def draw_seen(
         dataset: Data set to choose from; None: there are no pictures.
         count: Number of pictures.
         seed: Seed of the random choice.
-        say: Called with a line for a person on defective pictures without a usable mask.
+        say: Function that prints a line on defective pictures without a usable mask.
         masked: Whether masks are used, so that only pictures with masks are chosen.
 
     Raises:
@@ -223,7 +223,7 @@ def list_seen(
     Args:
         folder: Folder of the pictures.
         category: Category of the data set; None if it has only one.
-        say: Called with a line for a person on defective pictures without a usable mask.
+        say: Function that prints a line on defective pictures without a usable mask.
         masked: Whether masks are used, so that only pictures with masks are returned.
 
     Raises:
@@ -231,7 +231,7 @@ def list_seen(
     """
     root = Path(folder)
     items: Iterable[Item] = ()
-    # of the error if no picture can be used
+    # the message of the error if no picture can be used
     message = f"{folder}: no defective picture with a mask; put masks of the same names into {root / 'masks'}"
     if categories := find_categories(root):
         try:

@@ -207,9 +207,10 @@ class LabelFiles:
         self._files = files
         self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
+        # paths as the caller wrote them, by paths in the form of `root`
         self.caller_path: dict[Path, Path] = {}
         for path in pictures:
-            # a root above the pictures' folder is absolute
+            # `root` is absolute if it lies above the pictures' folder
             path_below_root = Path(os.path.abspath(path)) if above else path
             self.caller_path[path_below_root] = path
         self._pictures = [path for path in self.caller_path if path.is_relative_to(root)]
@@ -308,7 +309,7 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Farthest reach of the marks to the right and down: for each source [N, 2], of its N pictures.
+        """How far marks reach to the right and down, by source: [N, 2], a row for each of N pictures.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.
@@ -367,7 +368,7 @@ class LabelFiles:
             unmarked: Pictures by plain name, without those that another entry marks by their exact name.
             folders: Names of the pictures' folders.
         """
-        # an entry whose folders are all unknown has folders of the tool, which say nothing about the picture
+        # folders that are all unknown are the labelling tool's own, and say nothing about the picture
         has_known_folder = bool(folders & {*entry.folders})
         fallback_entry = entry if has_known_folder else entry._replace(folders=())
         for name in plain_names(entry.stem):
@@ -488,8 +489,9 @@ class LabelFiles:
     def _pictures_meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
         """Return the pictures that an entry certainly means, among those that it may mean.
 
-        In a file above the pictures' folder, a name without folders may mean a picture of another folder. It
-        is certain only if the file is one level above, and no folder beside has a picture of this name.
+        In a file above the pictures' folder, a name without folders may mean a picture of another folder. The
+        picture is certain only if the file is one level above, and no folder beside has a picture of this
+        name.
         """
         if not self._above or entry.folders:
             return pictures
@@ -568,8 +570,8 @@ class LabelFiles:
     def not_understood(self) -> list[str]:
         """Return names of files that seem to describe the pictures, and are not understood.
 
-        These are tables that nearly name the pictures; label files of about as many pictures as there are,
-        but of other ones; and files of an unknown form that are named like a picture.
+        These are tables that nearly name the pictures; label files of other pictures, about as many as there
+        are here; and files of an unknown form that are named like a picture.
         """
         files = [path for path, document in self._documents if document.seems_list]
         files += [path for path, document in self._documents if self._marks_others(path, document)]
@@ -590,7 +592,7 @@ class LabelFiles:
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
     def _marks_others(self, path: Path, document: LabelDocument) -> bool:
-        """Whether a label file has marks in about as many pictures as there are, but in none of these."""
+        """Whether a label file marks other pictures than these, and about as many."""
         if document.form in ("", LIST):
             return False
         picture_count = self._names.count
@@ -660,15 +662,16 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
 def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
     """Yield a reading for each picture of a source.
 
-    If only one reading is possible, it is taken. If two are, the way in which the source's other pictures
-    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading is not to
-    be used, and states the reason, if marks reach beyond the picture. If marks reach beyond many of the
-    source's pictures, larger ones were marked, and no reading of the source is to be used.
+    If only one reading is possible, it is taken. Of two possible readings, the one is taken that fits the way
+    in which the source's other pictures were marked; if that is unknown, the one as the picture is shown.
+
+    A reading with a reason is not used: marks reach beyond the picture, or beyond so many of the source's
+    pictures that larger pictures must have been marked.
 
     Args:
         candidates: Labels of all pictures of the source.
     """
-    # whether a turned picture was marked as it is shown; from the turned pictures with one possible reading
+    # True: a turned picture was marked as it is shown, False: as it is stored; from those with one reading
     decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
         # `_readings` returns `labels` as they are if no reading has their size, or the picture is damaged

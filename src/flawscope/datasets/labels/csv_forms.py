@@ -124,9 +124,9 @@ def _records(rows: Rows) -> Iterator[dict[str, str]]:
 
 
 def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
-    """Return the columns of picture, edges and label; None without a column of pictures or of edges.
+    """Return the names of the columns of picture, edges and label; None if picture or edges are missing.
 
-    The column of labels is empty where there is none.
+    The name of the label column is empty where there is none.
     """
     picture_column = next((name for name in _PICTURE if name in header), "")
     label_column = next((name for name in _LABEL if name in header), "")

@@ -56,13 +56,14 @@ def read_label_file(
 
     Args:
         path: The file.
-        picture_name: Path of the file without its suffix: the picture's path if the file is of one picture.
+        picture_name: Path of the file without its suffix; a file of one picture lies beside the picture and
+            has its name.
         settings: Function that returns YOLO's settings for a folder.
         names: Names of the pictures.
 
     Returns:
-        The content; None if the suffix is not one of label files, or the file is too large or empty, as
-        YOLO's file is if nothing is marked in the picture.
+        The content; None if the suffix is not one of label files, or the file is too large or empty. YOLO
+        writes an empty file for a picture without marks.
     """
     suffix = path.suffix.lower()
     has_labels_suffix = suffix in MAX_BYTES or suffix in tables.SUFFIXES
@@ -80,7 +81,7 @@ def read_label_file(
         document = _read_form(path, suffix, data, picture_name, settings)
         if document is not None and (document.form or document.fault):
             return document
-    # without a list, `document` still says that a file with a suffix of labels has no known form
+    # if the file is no list either, `document` says that its form is unknown
     return _read_list(suffix, data, picture_name, names) or document
 
 
@@ -116,6 +117,7 @@ def _list_entries(
     Raises:
         Exception: Whatever the readers of lists raise for a file of something else.
     """
+    # only programs for tables remove leading zeros from names
     is_name = names.is_name if suffix in tables.TABLES else names.is_exact
 
     @cache
@@ -200,7 +202,7 @@ def _form_of(suffix: str, document: object) -> _Form | None:
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """Return the entry, in which marks of no defects, such as "background", are left out."""
+    """Return the entry with those marks left out that name no defect, such as "background"."""
     marks = []
     for mark in entry.marks:
         is_no_defect = mark.kind.strip("_ ").casefold() in NO_DEFECT

@@ -124,7 +124,7 @@ class _CocoPicture:
             self.marks.append(Mark(draw=None, kind=NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
-        """Return the marks of an annotation's segmentation: of its polygons and run lengths."""
+        """Return the marks of an annotation's segmentation, one for each polygon or run-length mask."""
         marks = []
         for part in _coco_segmentation(annotation):
             if isinstance(part, dict):
@@ -136,7 +136,7 @@ class _CocoPicture:
         return marks
 
     def _read_run_lengths(self, part: Record) -> Shape:
-        """Return the shape of run lengths; if the size of the image is unknown, set it to theirs.
+        """Return the shape of run lengths; an image of unknown size gets the size of the run lengths.
 
         Raises:
             InputError: The run lengths have another size than the image.
@@ -333,7 +333,7 @@ def _label_studio_task(record: Record) -> Record | None:
     if isinstance(record.get("data"), dict) and record.keys() & _ANNOTATION_KEYS:
         return record
     regions = _json_min_regions(record)
-    if any(_is_labelled_region(region) for region in regions):
+    if any(_is_labelled_region(region) for region in regions):  # JSON_MIN: the data and regions in one record
         return {"data": record, "annotations": [{"result": regions}]}
     return None
 
@@ -399,7 +399,7 @@ class _LabelStudioTask:
 
         Label Studio may write shape and label of a region as two regions with the same id: these are joined.
         """
-        # by annotation and the region's id; a region without id by its number in the annotation
+        # keys: the annotation, and the region's id (without an id, its number in the annotation)
         regions: dict[tuple[int, object], Record] = {}
         for annotation in self._task.get("annotations") or self._task.get("completions") or ():
             if annotation.get("was_cancelled"):
@@ -434,8 +434,8 @@ class _LabelStudioTask:
     def _marked_picture(self, region: Record) -> str | None:
         """Return the path of the picture that a region marks; None where several are possible.
 
-        A region names a tag of the labelling interface, and the tag often has the name of its data. If the
-        data are a list of pictures, the region has the picture's number in the list.
+        A region names a tag of the labelling interface. The tag often has the name of a field of the task's
+        data. If this field is a list of pictures, the region has the picture's number in the list.
         """
         named_paths = self._paths_by_name.get(str(region.get("to_name")))
         paths = named_paths or self._paths
@@ -504,7 +504,7 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     read_polygon = next((reader for key, reader in _POLYGON_READERS.items() if key in value), None)
     if read_polygon is None:  # a shape that is not read
         return Mark(draw=None, kind=str(region.get("type") or NO_PLACE))
-    # damaged values raise here, while the file is read, not only when the mask is drawn
+    # (1, 1): any size, so that damaged values raise here, while the file is read, not when the mask is drawn
     corners = read_polygon(value, (1, 1))
     if not len(corners):
         return Mark(draw=None, kind=NO_PLACE)

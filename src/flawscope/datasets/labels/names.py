@@ -91,7 +91,7 @@ class PictureNames:
         distinct_texts = {*texts}
         numbers = {number for text in distinct_texts for number in _long_numbers(text)}
         named_count = sum(bool(picture_numbers & numbers) for picture_numbers in self._numbers)
-        # only a few texts name no picture: they may be the number of an order, which is in most names
+        # many distinct texts are required, since a few could be an order's number that is in most names
         if self._is_half(len(distinct_texts)) and self._is_half(named_count):
             return True
         matches = [_POWER.fullmatch(text.strip()) for text in distinct_texts]

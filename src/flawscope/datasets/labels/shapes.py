@@ -216,6 +216,7 @@ def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
     if not len(points):
         return Mark(draw=None, kind=NO_PLACE)
     draw = fill_polygon if is_closed and len(points) > 2 else draw_line
+    # the points are in pixels, so `reach` needs no size of the picture
     return Mark(Shape(draw=partial(draw, points), reach=lambda _: points), label)
 
 
@@ -292,9 +293,9 @@ def from_runs(runs: NDArray[np.integer], size: Size) -> Mask:
 def decompress_runs(text: str) -> NDArray[np.int64]:
     """Return the runs of COCO's compressed form (`rleToString` in cocoapi/common/maskApi.c).
 
-    A character's code less that of "0" is six bits: five bits of a number, and a bit that says whether more
-    characters of the number follow. The lowest five bits of a number come first. The first three numbers are
-    runs. Each later number is a run less the run two places before it.
+    A character stands for six bits, its code minus that of "0": five bits of a number, and a bit that says
+    whether more characters of the number follow. The lowest five bits of a number come first. The first three
+    numbers are runs. Each later number is a run minus the run two places before it.
 
     Raises:
         ValueError: A number has more than 45 bits.
@@ -306,7 +307,7 @@ def decompress_runs(text: str) -> NDArray[np.int64]:
         number |= (bits & 0b11111) << bit_count
         bit_count += 5
         if bits & 0b100000:  # more follow
-            if bit_count > 40:
+            if bit_count > 40:  # with the next character, the number has more than 45 bits
                 raise ValueError
             continue
         is_negative = bits & 0b10000
@@ -343,14 +344,14 @@ def unpack_brush(packed: bytes, size: Size) -> Mask:
     https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack). The stream begins with:
 
     - the number of values (32 bits),
-    - the bits of a value, less 1 (5 bits),
-    - the four numbers of bits that the length of a run may have, less 1 (4 bits each).
+    - the size of a value in bits, less 1 (5 bits),
+    - four possible sizes of a run's length in bits, each less 1 (4 bits each).
 
     Then come the runs, each with:
 
     - whether a value is repeated (1 bit),
-    - which of the four numbers of bits its length has (2 bits),
-    - the length of the run, less 1,
+    - which of the four sizes the run's length has (2 bits),
+    - the length of the run, less 1 (in that size),
     - the repeated value, or as many values as the run is long.
 
     Raises:

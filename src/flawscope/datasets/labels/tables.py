@@ -96,7 +96,7 @@ def _is_by_chance(names: Collection[str], suffix: str, *, is_first: bool, count:
         is_first: Whether the texts are in the first column.
         count: Number of pictures.
     """
-    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")  # a text file may be either, so it is taken as one
+    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")  # .txt may be either, and counts as a table
     has_keys = suffix in KEYS_AND_VALUES and not is_table
     if has_keys and not is_first:
         return True
@@ -147,7 +147,7 @@ def _entry(name: str, about: tuple[tuple[str, str], ...]) -> Entry:
     """
     entry = name_entry(picture_path(name), size=None, marks=[])
     # `name_entry` cuts at any dot; a name such as "part 1.5" has no suffix of a picture
-    has_picture_suffix = is_picture(f"a{entry.suffix}")  # only with a stem is it a suffix
+    has_picture_suffix = is_picture(f"a{entry.suffix}")  # "a": `is_picture` expects a name before the suffix
     if not has_picture_suffix:
         path = PurePosixPath(name.replace("\\", "/"))
         entry = Entry(path.with_name(name_of(name)).as_posix(), size=None, marks=[])
@@ -226,7 +226,7 @@ def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
         return False
     if _MODEL_COLUMNS & {cell.strip().casefold() for cell in rows[0]}:
         return False
-    ((usual_width, _),) = Counter(map(len, rows)).most_common(1)
+    ((usual_width, _),) = Counter(map(len, rows)).most_common(1)  # the most frequent number of cells
     full_rows = [[*map(str.strip, cells)] for cells in rows if len(cells) == usual_width]
     columns = [*zip(*full_rows, strict=True)]
     if any(map(_says_good_or_bad, columns)):
@@ -337,8 +337,8 @@ def table_text(data: bytes) -> str:
 def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     """Return the rows of a text, cut by the best delimiter.
 
-    This is the one by which most rows have a picture's name and another cell. Without any such row, each line
-    is a row of one cell.
+    The best delimiter gives the most rows with a picture's name and another cell. If no delimiter gives such
+    a row, each line is a row of one cell.
     """
     best_rows = [[line] for line in text.splitlines()]
     best_count = 0
@@ -388,8 +388,8 @@ def _scalar(value: object) -> str:
 def _texts(value: object) -> list[str]:
     """Return the texts of a JSON value: itself, or those of a list.
 
-    Of an object with a single key, such as {"choices": [...]}, the texts are those of its value. An object
-    with several keys counts as an empty text.
+    An object with a single key, such as {"choices": [...]}, has the texts of the key's value. An object with
+    several keys, or none, counts as one empty text.
     """
     content = value
     if isinstance(value, dict):

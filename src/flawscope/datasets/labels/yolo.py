@@ -106,9 +106,9 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     True if the first four numbers of each line are a box, points in this box follow, and each point has its
     visibility 0, 1 or 2 as the third number.
 
-    None if points in the box follow without visibility. Such lines may be polygons, too: then the four
-    numbers are two corners. If the lines are polygons, the second corner nearly always lies in what would be
-    the box, as the later corners do. So if it does in any line, the result is False.
+    None if points in the box follow without visibility. Such lines may be polygons instead, whose first two
+    corners are the four numbers. A polygon's second corner nearly always lies in what would be the box, so
+    the result is False if it does in any line.
     """
     try:
         rows = [np.array(words[1:], float) for words in lines]
