@@ -173,7 +173,7 @@ class Inspector:
         """Run a step of a part in a pool; any error of the step ends the part."""
 
         def run() -> None:
-            # a pool that could not start a thread runs the step later nevertheless, when the part has failed
+            # a pool that could not start a thread may run the step later, after the part has failed
             if ticket.has_ended:
                 return
             try:

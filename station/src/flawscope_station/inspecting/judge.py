@@ -257,7 +257,7 @@ class Judge:
         for place, (_, result) in enumerate(results):
             ticket, view = fed_pictures[place]  # `_feed` has appended it: results come in the same order
             is_working |= self._take_result(ticket, view, result, judging)
-            self._queue.go_on()  # shows that nothing hangs; the model or an interlock may hang on the next
+            self._queue.go_on()  # notes after each picture that neither the model nor an interlock hangs
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - started_at) / len(tickets))
         if is_working and self._has_failed:
@@ -358,8 +358,8 @@ class Judge:
         """Yield the pictures of parts, part by part; later pictures are decoded while the model computes.
 
         After `tickets`, take further parts of the product from the queue, until none waits, it is another
-        product's turn, or `max_pictures` pictures were yielded. There is a maximum, because another model
-        may have become active.
+        product's turn, or `max_pictures` pictures were yielded. The maximum lets the caller look up again
+        which model is active.
 
         Args:
             tickets: Parts to judge; the further parts are appended.

@@ -139,7 +139,7 @@ class FairQueue(Generic[J]):
         """
         own_count = waiting_counts.get(product, 0)
         own_seconds = self.median_seconds(product)
-        # the new part is judged in this turn of its product; every other product has as many turns meanwhile
+        # the new part is judged in its product's turn of this number; others have as many turns meanwhile
         turns = own_count // TURN_LENGTH + 1
         other_seconds = sum(
             min(count, turns * TURN_LENGTH) * self.median_seconds(other)

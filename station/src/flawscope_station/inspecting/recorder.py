@@ -153,7 +153,7 @@ class Recorder:
 
         This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
-        # with doubts, the wait is short: they are settled below, even if no part comes
+        # while there are doubts, wait only shortly, to settle them below even if no part comes
         wait_seconds = LOOK_INTERVAL if self._doubts else None
         group = self._queue.take(MAX_GROUP, wait_seconds)
         tickets = [ticket for ticket in group if ticket is not None]
@@ -222,7 +222,8 @@ class Recorder:
             results = [*self.store.record([_record_of(ticket) for ticket in ready])]
         except StoreError as error:
             stored_results = self._find_standing(ready) if error.is_in_doubt else no_results
-            is_in_doubt = stored_results is None  # the database does not say which records there are
+            # None: the database does not say which of the records were stored
+            is_in_doubt = stored_results is None
             results = no_results if stored_results is None else stored_results
             for ticket, result in zip(ready, results, strict=True):
                 if result is None:
@@ -275,9 +276,9 @@ class Recorder:
         """Find out whether a COMMIT whose answer was lost has stored the records of parts.
 
         Returns:
-            One entry for each part, as `Store.record` returns them: the number of its record, and True. The
-            entry is None if the part has no record, or if its key had a record before. None in place of the
-            list: the database did not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
+            One entry for each part: the number of its record, and True, because the record is new. The entry
+            is None if the part has no record, or if its key had a record before. None in place of the list:
+            the database did not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
         """
         deadline = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(ticket) for ticket in ready]
@@ -294,10 +295,10 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Find out which records are stored although their COMMIT got no answer, and note those.
+        """Find out which doubts have a stored record, and note those records.
 
-        A doubt is a record whose COMMIT got no answer. A doubt whose record is found is settled, and leaves
-        the list after `RESENT_SECONDS`.
+        A doubt is a record whose COMMIT got no answer. It leaves the list if its record is not stored;
+        otherwise it is settled, and may stay for `RESENT_SECONDS`.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]
@@ -312,7 +313,7 @@ class Recorder:
         for doubt, number in zip(open_doubts, numbers, strict=True):
             self._doubts.remove(doubt)
             if number is not None:
-                self._note_standing(doubt, number)
+                self._note_standing(doubt, number)  # may append the doubt again, with its number
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
         """Note that the record of a doubt turned out to be stored, and announce the record.
@@ -333,7 +334,7 @@ class Recorder:
                 self.announce(recorded)
 
     def _answer_resent(self, ticket: Ticket) -> bool:
-        """Answer a part that its sender sends again: the answer is the record of its settled doubt.
+        """Answer a part that its sender sends again with the record of the part's settled doubt.
 
         The sender got an error before, although the record turned out to be stored.
 
@@ -380,10 +381,10 @@ class Recorder:
         return replace(inspection, unanswered=reason)
 
     def _answer_resender(self, ticket: Ticket, number: int) -> Exception | None:
-        """Mark the earlier record of the part's key as answered, because its sender sent the part again.
+        """Mark the record that a part's key already has as answered, because the sender sent the part again.
 
         Returns:
-            The error that the sender gets in place of the record; None: it gets the record.
+            The error that the sender gets in place of the record; None: the sender gets the record.
         """
         if (conflict := self._key_conflict(_record_of(ticket))) is not None:
             return conflict

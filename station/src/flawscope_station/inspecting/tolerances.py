@@ -223,7 +223,7 @@ class ProductTolerances(BackgroundThread):
 
 
 def _stamp(paths: list[Path]) -> Stamp:
-    """Return the stamp of files, which changes with their content; None for a file that is not there."""
+    """Return the stamp of files, which changes with their content; it has None for each missing file."""
     stamp: Stamp = []
     for path in paths:
         try:

@@ -376,7 +376,7 @@ def picture(
     """Return the picture file as it was sent."""
     data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), view_name)
     stem = PurePosixPath(sent_name).stem or str(number)
-    # a browser that opens the file by itself runs nothing in it
+    # a browser that opens the file as a page runs no script of it
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 

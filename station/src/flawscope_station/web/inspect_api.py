@@ -151,7 +151,7 @@ def _respond(
 
     Args:
         context: Components of the station that judge parts.
-        response: Response to the request, whose status is set.
+        response: Response whose status this function sets.
         sent: Pictures of the request.
         answers: Answer to each part.
     """

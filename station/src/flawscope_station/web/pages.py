@@ -495,7 +495,8 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
         row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
         row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
         row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
-        row["product"] = name_by_number.get(problem.product or 0)  # None: the problem is of no product
+        # 0 is nobody's number: a problem without a product gets None as its name
+        row["product"] = name_by_number.get(problem.product or 0)
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(

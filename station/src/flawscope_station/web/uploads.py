@@ -254,7 +254,7 @@ class FormParser(MultiPartParser):
 
 
 def name_file(disposition: bytes, media_type: bytes) -> bytes:
-    """Return the Content-Disposition of a form's part; if the part is a file, with a plain `filename`.
+    """Return the Content-Disposition of a form's part, with a plain `filename` added if it is a file.
 
     Args:
         disposition: Content-Disposition as it was sent.
@@ -263,7 +263,7 @@ def name_file(disposition: bytes, media_type: bytes) -> bytes:
     extended_name = _EXTENDED_NAME.search(disposition)
     if extended_name is not None:
         charset, quoted_name = extended_name.groups()
-        with suppress(LookupError):  # raised for an unknown charset: then go on as without this name
+        with suppress(LookupError):  # raised for an unknown charset: then the extended name is ignored
             decoded_name = unquote_to_bytes(quoted_name).decode(charset.decode(), "replace")
             safe_name = re.sub(r'[\x00-\x1f"\\]', "_", decoded_name)
             without_names = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
