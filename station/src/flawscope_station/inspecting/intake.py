@@ -237,7 +237,7 @@ class Intake:
         """
         moment = now()
         microseconds_ahead = self._last_moment - moment
-        # further ahead, the clock was set back: then the clock is right, and not the last moment
+        # if the last moment is ahead by `BURST` or more, the clock was set back: then the clock is right
         if 0 <= microseconds_ahead < BURST:
             moment = self._last_moment + 1
         self._last_moment = moment

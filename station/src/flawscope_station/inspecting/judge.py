@@ -306,7 +306,7 @@ class Judge:
             rate = predictor.calibration.expected_rate
             judged = _Judged(product, ticket.views, predictions, rate=rate)
         tolerated_predictions: list[Prediction] = []
-        rules = None  # of the first picture: these are recorded
+        rules = None  # the rules applied to the first picture, which are recorded
         for view, prediction in zip(judged.views, judged.predictions, strict=True):
             tolerated, view_rules = self.tolerances.apply(judged.product, prediction, view.picture.view)
             if not tolerated_predictions:

@@ -134,7 +134,7 @@ class Recorder:
         record was not known then.
         """
         with self._settling:
-            # with no doubt and no recording under way, nothing about this record is left to settle
+            # else there is neither a doubt nor a recording that may still settle the record differently
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 

@@ -168,10 +168,10 @@ class ProductTolerances(BackgroundThread):
             try:
                 if model.mm_per_pixel is None:
                     raise InputError("the model knows no sizes: fit it with --scale-mm")
-                function: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
+                function_or_reason: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
             except InputError as error:
-                function = str(error)
-            cached = _CachedFunction(model, rules, function)
+                function_or_reason = str(error)
+            cached = _CachedFunction(model, rules, function_or_reason)
             self._functions[key] = cached
         return cached.function
 

@@ -108,7 +108,7 @@ def quote_password(address: str) -> str:
     if match is None:
         return address
     user_part, password, host_part = match.groups()
-    # a URL parser takes / ? or # for the end of user, password and host: what it reads after the colon
+    # what a URL parser reads of the password: it stops at / ? or #, which end the host
     part_read = re.split(r"[/?#]", password + "@", maxsplit=1)[0]
     is_read_to_end = "@" in part_read
     is_port = part_read.isdecimal()  # rtsp://host:554/path@2: there is no password

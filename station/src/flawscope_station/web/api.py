@@ -275,7 +275,7 @@ def confirm_clock(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the computer's clock after a jump, which stopped the removal of old pictures; it goes on."""
+    """Confirm the computer's clock after a jump, so that the removal of old pictures goes on."""
     housekeeping.confirm_clock(person.name)
     return status(health, overview)
 

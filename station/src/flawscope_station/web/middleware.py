@@ -334,7 +334,7 @@ class Guard:
         origin = request.headers.get("origin")
         if site is None and origin is not None:  # a browser that does not trust the connection
             scheme = origin.partition("://")[0]
-            # a request with TLS comes from a page with TLS; behind a proxy, the page alone may have TLS
+            # a request with TLS must come from a page with TLS; one without TLS may come from any, by a proxy
             is_secure = scheme == "https" or request.scope["scheme"] == "http"
             station_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
             is_same = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in station_origins
@@ -464,9 +464,9 @@ def _host_and_port(text: str, scheme: str = "") -> str:
         scheme: Scheme to take where the text has none; "": unknown, so that the port stays.
     """
     url_scheme, separator, host_and_path = text.strip().rpartition("://")
-    host_and_path = host_and_path.partition("/")[0].lower()
-    port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)
-    return host_and_path.removesuffix(f":{port}") if port else host_and_path
+    host_and_port = host_and_path.partition("/")[0].lower()
+    default_port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)
+    return host_and_port.removesuffix(f":{default_port}") if default_port else host_and_port
 
 
 def _parse_host(address: str) -> str:

@@ -110,8 +110,8 @@ class RequestBody:
                 async with asyncio.timeout(deadline - time_now):
                     return await self._receive()
             except TimeoutError:
-                # seconds that the event loop was late to notice the timeout; a deadline in the past, before
-                # the wait began, does not count as delay
+                # seconds after which the event loop noticed the timeout; they count from the deadline, or from
+                # the beginning of this wait if the deadline had passed by then
                 loop_delay = time.monotonic() - max(deadline, time_now)
                 if loop_delay < MAX_LOOP_DELAY:
                     text = f"nothing came for {stall_seconds:g} s, or too little; send the picture again"
@@ -166,7 +166,7 @@ class BodyLimiter:
             held_bytes: Number of bytes of the request's body that are in memory.
             added_bytes: Number of further bytes.
         """
-        # `max_bytes` is four times the largest request; a small one has a quarter of that request at most
+        # small: at most a quarter of the largest request, which may have a quarter of `max_bytes`
         is_small = held_bytes + added_bytes <= self.max_bytes // 16
         # large requests leave a quarter of the memory to small ones
         allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
