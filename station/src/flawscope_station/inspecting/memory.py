@@ -47,7 +47,7 @@ def limit_malloc() -> bool:
     # Pillow's blocks of a large picture, a little less than 16 MiB, go back at once. Smaller thresholds would
     # cost time for clearing memory.
     value_by_option = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
-    return all(libc.mallopt(option, value) for option, value in value_by_option.items())
+    return all(libc.mallopt(name, value) for name, value in value_by_option.items())
 
 
 class BusyError(RefusalError):

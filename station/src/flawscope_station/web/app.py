@@ -357,7 +357,8 @@ class DiskFullServer(HttpServer):
         title = html.escape(texts(f"wrong.{DISK_FULL}"))
         lines = "".join(f"<p>{html.escape(line)}</p>" for line in texts(f"remedy.{DISK_FULL}").splitlines())
         page = (
-            f'<!doctype html><html lang="{texts.language}"><meta name="viewport" content="width=device-width">'
+            f'<!doctype html><html lang="{texts.language}">'
+            '<meta name="viewport" content="width=device-width">'
             f'<meta http-equiv="refresh" content="5"><title>{title}</title><h1>{title}</h1>{lines}</html>'
         )
         return HTMLResponse(page, 507, HEADERS)

@@ -463,10 +463,10 @@ def _host_and_port(text: str, scheme: str = "") -> str:
         text: URL, or host and port without a scheme.
         scheme: Scheme to take where the text has none; "": unknown, so that the port stays.
     """
-    url_scheme, separator, host_and_path = text.strip().rpartition("://")
-    host_and_port = host_and_path.partition("/")[0].lower()
+    url_scheme, separator, after_scheme = text.strip().rpartition("://")
+    after_scheme = after_scheme.partition("/")[0].lower()
     default_port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)
-    return host_and_port.removesuffix(f":{default_port}") if default_port else host_and_port
+    return after_scheme.removesuffix(f":{default_port}") if default_port else after_scheme
 
 
 def _parse_host(address: str) -> str:
