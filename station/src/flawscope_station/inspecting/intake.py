@@ -144,7 +144,7 @@ class Intake:
 
     def _check_time(self, product_id: int, due: float) -> None:
         """Raise LateError where a part cannot be judged before its deadline."""
-        if due == math.inf:
+        if due == math.inf:  # there is no deadline
             return
         delay = self._judge.expected_delay(product_id, self._counts)
         seconds_left = max(0.0, due - time.monotonic())

@@ -209,7 +209,7 @@ class Judge:
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function in the judge's thread as soon as no part waits; the function uses a model.
+        """Run a function that uses a model, in the judge's thread, as soon as no part waits.
 
         Most engines cannot do two things at once. A function whose future is cancelled in time does not run.
 
@@ -343,14 +343,14 @@ class Judge:
         data_by_name = {name: view.picture.data for name, view in view_by_name.items()}
         decided = parts.decide(str(ticket.part.number), prediction_by_name, data_by_name)
         product = _matching_product(judging, decided.views[decided.worst])
-        collector = self.parts.for_version(product.product_id, product.number, product.model.facts)
-        assert collector is not None, "either all products of a joint model have views, or none has"
-        model_views = list(collector.calibration.views)
+        product_parts = self.parts.for_version(product.product_id, product.number, product.model.facts)
+        assert product_parts is not None, "either all products of a joint model have views, or none has"
+        model_views = list(product_parts.calibration.views)
         ordered_names = sorted(view_by_name, key=model_views.index)
         # the decision may have changed the prediction of a view
         ordered_predictions = [decided.views.get(name, prediction_by_name[name]) for name in ordered_names]
         views = [view_by_name[name] for name in ordered_names]
-        return _Judged(product, views, ordered_predictions, decided, collector.calibration.expected_rate)
+        return _Judged(product, views, ordered_predictions, decided, product_parts.calibration.expected_rate)
 
     def _feed(
         self, tickets: list[Ticket], model: Model, fed_pictures: list[tuple[Ticket, View]], max_pictures: int

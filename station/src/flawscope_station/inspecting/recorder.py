@@ -239,7 +239,7 @@ class Recorder:
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
         """Record parts one by one after their transaction failed: one part's error must not harm the others.
 
-        If there is a single part, or the error is not about a part, all of them fail.
+        A single part fails. All parts fail if the error is not about a part.
         """
         for ticket in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):  # a FlawscopeError is not about a part

@@ -121,8 +121,10 @@ class ProductTolerances(BackgroundThread):
         rules = None if file is None else file.rules
         if rules is None:
             return prediction, None
-        name = str(view) if product.model.kind == "view" else ""
-        function_or_reason = self._tolerator((product.product_id, name), product.model.products[name], rules)
+        view_name = str(view) if product.model.kind == "view" else ""
+        function_or_reason = self._tolerator(
+            (product.product_id, view_name), product.model.products[view_name], rules
+        )
         if isinstance(function_or_reason, str):  # why the rules cannot be applied
             return prediction, None
         return function_or_reason(prediction), rules.to_dict()

@@ -112,6 +112,7 @@ def quote_password(address: str) -> str:
     part_read = re.split(r"[/?#]", password + "@", maxsplit=1)[0]
     is_read_to_end = "@" in part_read
     is_port = part_read.isdecimal()  # rtsp://host:554/path@2: there is no password
+    # a # is taken for the password's, because a stream's address has no fragment
     if "#" not in password and (is_read_to_end or is_port):
         return address
     return f"{user_part}{quote(password, safe='%')}@{host_part}"

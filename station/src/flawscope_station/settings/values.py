@@ -159,7 +159,7 @@ def _join_names(path: tuple[int | str, ...]) -> str:
     The path ("products", "plate", "limits") becomes `product plate: limits: `.
     """
     names = [str(part) for part in path if not isinstance(part, int)]
-    # pydantic marks a wrong key by "[key]" behind it; both are left out, for the error's text names the key
+    # pydantic marks a wrong key by "[key]" behind it; both are left out, because the text names the key
     if names[-1:] == ["[key]"]:
         names = names[:-2]
     if names == ["products"]:

@@ -398,7 +398,7 @@ def models(
         missed_rates=lambda missed: {defect.id: defect.rate for defect in missed},
         learning=state,
         candidates=candidates,
-        trail=list_history(store.database, product_id, 100),
+        trail=list_history(store.database, product_id, 100),  # at most 100 events
         active=active,
         others=others,
         false_alarm_rates=compare_false_alarm_rates(versions, product_id),

@@ -110,8 +110,8 @@ class RequestBody:
                 async with asyncio.timeout(deadline - time_now):
                     return await self._receive()
             except TimeoutError:
-                # seconds until the event loop noticed the timeout: since the deadline, or since this wait began
-                # if the deadline had passed by then
+                # seconds that the event loop noticed the timeout late, counted from the deadline, or from the
+                # beginning of this wait if the deadline had passed by then
                 loop_delay = time.monotonic() - max(deadline, time_now)
                 if loop_delay < MAX_LOOP_DELAY:
                     text = f"nothing came for {stall_seconds:g} s, or too little; send the picture again"
