@@ -237,7 +237,7 @@ class Judge:
     def _forget_cancelled(self, answer: Future[T], run: Callable[[], None]) -> None:
         """Free the place of a function whose answer was cancelled."""
         if answer.cancelled():
-            with self._changed, suppress(ValueError):  # it began before it was cancelled
+            with self._changed, suppress(ValueError):  # the function began before it was cancelled
                 self._model_calls.remove(run)
 
     def _judge(self, tickets: list[Ticket], *, takes_more: bool) -> None:

@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 
 J = TypeVar("J")
 
-TURN_LENGTH = 2  # parts of a product while others wait
-REMEMBERED_TIMES = 16  # times of a product that are remembered
+TURN_LENGTH = 2  # parts of a product that are judged in a row while parts of other products wait
+REMEMBERED_TIMES = 16  # number of a product's last jobs whose times are remembered
 
 
 class GroupQueue(Generic[J]):

@@ -23,12 +23,11 @@ from flawscope_station.store.purposes import CHALLENGE, PRODUCTION
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import LATE
 
-# When the answer to a COMMIT is lost, the recorder looks for the record for so many seconds, and then refuses
-# the sender.
+# seconds for which the recorder looks for the record after a lost answer to a COMMIT; then it refuses the sender
 LOOK_SECONDS = 4.0
 LOOK_INTERVAL = 0.5  # seconds between two looks for such a record
-RESENT_SECONDS = 60.0  # for which a part that is sent again gets the record that was written all the same
-MAX_DOUBTS = 256  # parts that may or may not be recorded; of more the oldest are forgotten
+RESENT_SECONDS = 60.0  # time for which a part that is sent again gets its record of a settled doubt
+MAX_DOUBTS = 256  # parts that may or may not be recorded; if there are more, the oldest are forgotten
 MAX_GROUP = 64  # most inspections in a transaction: one flush of the disk serves them all
 
 
@@ -172,7 +171,7 @@ class Recorder:
         """End a part after an unexpected error."""
         bare_error = without_traceback(error)
         has_failed = ticket.fail(bare_error)
-        if not has_failed and not ticket.has_ended:  # its recording has begun
+        if not has_failed and not ticket.has_ended:  # the recording of the part has begun
             ticket.fail_recording(bare_error, may_have_record=True)
 
     def _record(self, group: list[Ticket]) -> None:

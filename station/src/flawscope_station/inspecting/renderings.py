@@ -26,10 +26,10 @@ from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES
 from flawscope_station.store.records import NotFoundError, PictureRecord, Store
 
-CACHE_BYTES = 64 * 1024**2  # of maps in memory, at most: people look at the latest
-WEBP_QUALITY = 82  # of WebP, 0..100
+CACHE_BYTES = 64 * 1024**2  # most bytes of maps in memory: those of the latest parts, which people look at
+WEBP_QUALITY = 82  # quality of WebP pictures, 0 to 100
 MAX_UNWRITTEN = 32  # maps that wait to be written; further ones are not written, and can be computed again
-REDRAW_TIMEOUT = 10.0  # seconds for which a picture waits for the line to rest, to be judged again
+REDRAW_TIMEOUT = 10.0  # seconds for which a picture to be judged again waits until the line rests
 
 
 class InspectionRenderer:

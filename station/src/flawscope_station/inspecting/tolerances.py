@@ -84,8 +84,9 @@ class ProductTolerances(BackgroundThread):
         self.store = store
         self.versions = versions
         self.report = report
-        self._files: dict[int, _File] = {}  # by product
-        self._functions: dict[tuple[int, str], _CachedFunction] = {}  # by product and view
+        self._files: dict[int, _File] = {}  # by number of the product
+        # by number of the product and name of the view
+        self._functions: dict[tuple[int, str], _CachedFunction] = {}
 
     def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
         """Read the rules of a product, and put them in force."""

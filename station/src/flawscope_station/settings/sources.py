@@ -45,8 +45,8 @@ ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
 INPUT_DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
 KEEP = "keep"  # value of `then`: an inspected file stays where it is
 REMOVAL = "`find FOLDER -type f -mtime +7 -delete` once a day"  # advice on removing inspected files
-EVERY_FRAME = "frame"  # value of `every`
-ON_TRIGGER = "trigger"  # value of `every`
+EVERY_FRAME = "frame"  # value of `every`: each frame is inspected
+ON_TRIGGER = "trigger"  # value of `every`: one frame is inspected after a trigger
 MEASURE_LATENCY = "write `latency: 500 ms` below it, as measured"  # advice
 _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 

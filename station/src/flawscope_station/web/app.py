@@ -248,7 +248,7 @@ class StationServer(HttpServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
-        # asyncio takes one number for two things: how many connections it accepts at a time, and the backlog.
+        # asyncio uses one number both for the connections that it accepts at a time and for the backlog.
         # A second call of `listen` changes only the backlog.
         for listener in self.servers[0].sockets:
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:

@@ -38,7 +38,7 @@ ResultT = TypeVar("ResultT")
 
 router = api_router()
 
-# the regions of all pictures of an inspection
+# columns about the regions of all pictures of an inspection
 PLACE_COLUMNS = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")
 FURTHER_COLUMNS = further_facts()
 # `more` has all other facts of an inspection, as JSON
