@@ -23,7 +23,7 @@ from flawscope_station.store.purposes import CHALLENGE, PRODUCTION
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import LATE
 
-# seconds for which the recorder looks for the record after a lost answer to a COMMIT; then it refuses the sender
+# seconds for which the recorder looks for a record whose COMMIT got no answer; then it refuses the sender
 LOOK_SECONDS = 4.0
 LOOK_INTERVAL = 0.5  # seconds between two looks for such a record
 RESENT_SECONDS = 60.0  # time for which a part that is sent again gets its record of a settled doubt

@@ -281,7 +281,7 @@ def _parse_share(text: str) -> float:
 
 
 Age = Annotated[float, _quantity(parse_age)]  # seconds; written in hours to years
-Size = Annotated[int, _quantity(_parse_size)]  # bytes; 1 KB has 1024
+Size = Annotated[int, _quantity(_parse_size)]  # bytes; 1 KB has 1024 bytes
 Share = Annotated[float, _quantity(_parse_share)]  # more than 0 and less than a half, such as 1 % or 0.01
 
 
