@@ -281,8 +281,8 @@ class Asking:
         sent = self.sent
         takes_views = station.inspector.judge.parts.takes_views(sent.address.number)
         is_part_each = sent.is_form and not takes_views  # each picture is a part of its own
-        keyed = None
-        answered = None  # numbers of earlier inspections by place of their part, where the key is known
+        keyed = None  # the request with its key; None: it has no key
+        answered = None  # numbers of inspections that the key already has, by place of their part
         if sent.key is not None:
             keyed, answered = await station.inspector.in_thread(
                 sent.due, self._look_up_key, sent.key, is_part_each=is_part_each

@@ -56,12 +56,12 @@ P = ParamSpec("P")
 # seconds after a failure for which the station counts as failing, unless a part is inspected before
 FAILING_SECONDS = 60.0
 STORE_FAILING_SECONDS = 5.0
-END_SECONDS = 20.0  # in which parts may still be answered when the station ends
-FAILED_SECONDS = 5.0  # in which threads may end whose parts have failed
-RECORDING_SECONDS = 30.0  # for which the recorder may hold a part: longer than the store takes to fail
-REQUEST_SECONDS = 15.0  # for which a request waits for the store, where its deadline is not earlier
-UPLOAD_SECONDS = 60.0  # after which a thread that checks pictures is reported to hang
-REQUEST_PATIENCE = 30.0  # after which a thread that asks the store is reported to hang
+END_SECONDS = 20.0  # time in which parts may still be answered when the station ends
+FAILED_SECONDS = 5.0  # time in which the threads of failed parts may end
+RECORDING_SECONDS = 30.0  # time for which the recorder may hold a part: longer than the store takes to fail
+REQUEST_SECONDS = 15.0  # time for which a request waits for the store, unless its deadline is earlier
+UPLOAD_SECONDS = 60.0  # time after which a thread that checks pictures is reported to hang
+REQUEST_PATIENCE = 30.0  # seconds after which a thread that asks the store is reported to hang
 
 
 def retrieve_exception(future: asyncio.Future[T]) -> None:
@@ -173,7 +173,7 @@ class Inspector:
         """Run a step of a part in a pool; any error of the step ends the part."""
 
         def run() -> None:
-            # a pool that could not start a thread runs the step later nevertheless, when the part has failed
+            # a pool that could not start a thread may run the step later, after the part has failed
             if ticket.has_ended:
                 return
             try:

@@ -61,10 +61,9 @@ class Intake:
         self._by_key: dict[tuple[int, str], Ticket] = {}  # tickets of `_tickets`, by product and key
         self._counts: Counter[int] = Counter()  # number of tickets in `_tickets`, by product
         self._bytes = 0  # bytes of the pictures of all tickets in `_tickets`
-        # when the last parts of each product were answered, and when its last late part was late; both as
-        # `time.monotonic` counts
-        self._answer_times: dict[int, deque[float]] = {}
-        self._late_times: dict[int, float] = {}
+        # both as `time.monotonic` counts, by product
+        self._answer_times: dict[int, deque[float]] = {}  # when the product's last parts were answered
+        self._late_times: dict[int, float] = {}  # when the product's last late part was late
         self._last_moment = 0  # moment of the last part, microseconds since 1970
 
     # ---- whether one may be taken
@@ -115,7 +114,7 @@ class Intake:
         self._check_room(product_id, due, count=1, byte_count=0)
 
     def _check_room(self, product_id: int, due: float, count: int, byte_count: int) -> None:
-        """Raise BusyError or LateError where parts that come together have no place, or no time.
+        """Raise BusyError if there is no place for parts that come together, LateError if there is no time.
 
         Args:
             product_id: Number of the product or entry.
@@ -145,7 +144,7 @@ class Intake:
 
     def _check_time(self, product_id: int, due: float) -> None:
         """Raise LateError where a part cannot be judged before its deadline."""
-        if due == math.inf:
+        if due == math.inf:  # there is no deadline
             return
         delay = self._judge.expected_delay(product_id, self._counts)
         seconds_left = max(0.0, due - time.monotonic())
@@ -238,7 +237,7 @@ class Intake:
         """
         moment = now()
         microseconds_ahead = self._last_moment - moment
-        # further ahead, the clock was set back: then the clock is right, and not the last moment
+        # if the last moment is ahead by `BURST` or more, the clock was set back: then the clock is right
         if 0 <= microseconds_ahead < BURST:
             moment = self._last_moment + 1
         self._last_moment = moment

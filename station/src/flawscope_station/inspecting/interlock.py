@@ -11,7 +11,7 @@ from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
 from flawscope_station.store.purposes import TRIAL
 
-RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent again
+RETRY_SECONDS = 10.0  # time after which a picture that was held back may be sent again
 
 
 class NotReadyError(RefusalError):

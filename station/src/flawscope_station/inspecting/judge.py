@@ -209,7 +209,7 @@ class Judge:
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function in the judge's thread as soon as no part waits; the function uses a model.
+        """Run a function that uses a model, in the judge's thread, as soon as no part waits.
 
         Most engines cannot do two things at once. A function whose future is cancelled in time does not run.
 
@@ -237,7 +237,7 @@ class Judge:
     def _forget_cancelled(self, answer: Future[T], run: Callable[[], None]) -> None:
         """Free the place of a function whose answer was cancelled."""
         if answer.cancelled():
-            with self._changed, suppress(ValueError):  # it began before it was cancelled
+            with self._changed, suppress(ValueError):  # the function began before it was cancelled
                 self._model_calls.remove(run)
 
     def _judge(self, tickets: list[Ticket], *, takes_more: bool) -> None:
@@ -257,7 +257,7 @@ class Judge:
         for place, (_, result) in enumerate(results):
             ticket, view = fed_pictures[place]  # `_feed` has appended it: results come in the same order
             is_working |= self._take_result(ticket, view, result, judging)
-            self._queue.go_on()  # shows that nothing hangs; the model or an interlock may hang on the next
+            self._queue.go_on()  # notes after each picture that neither the model nor an interlock hangs
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - started_at) / len(tickets))
         if is_working and self._has_failed:
@@ -306,7 +306,7 @@ class Judge:
             rate = predictor.calibration.expected_rate
             judged = _Judged(product, ticket.views, predictions, rate=rate)
         tolerated_predictions: list[Prediction] = []
-        rules = None  # of the first picture: these are recorded
+        rules = None  # the rules applied to the first picture, which are recorded
         for view, prediction in zip(judged.views, judged.predictions, strict=True):
             tolerated, view_rules = self.tolerances.apply(judged.product, prediction, view.picture.view)
             if not tolerated_predictions:
@@ -343,14 +343,14 @@ class Judge:
         data_by_name = {name: view.picture.data for name, view in view_by_name.items()}
         decided = parts.decide(str(ticket.part.number), prediction_by_name, data_by_name)
         product = _matching_product(judging, decided.views[decided.worst])
-        collector = self.parts.for_version(product.product_id, product.number, product.model.facts)
-        assert collector is not None, "either all products of a joint model have views, or none has"
-        model_views = list(collector.calibration.views)
+        product_parts = self.parts.for_version(product.product_id, product.number, product.model.facts)
+        assert product_parts is not None, "either all products of a joint model have views, or none has"
+        model_views = list(product_parts.calibration.views)
         ordered_names = sorted(view_by_name, key=model_views.index)
         # the decision may have changed the prediction of a view
         ordered_predictions = [decided.views.get(name, prediction_by_name[name]) for name in ordered_names]
         views = [view_by_name[name] for name in ordered_names]
-        return _Judged(product, views, ordered_predictions, decided, collector.calibration.expected_rate)
+        return _Judged(product, views, ordered_predictions, decided, product_parts.calibration.expected_rate)
 
     def _feed(
         self, tickets: list[Ticket], model: Model, fed_pictures: list[tuple[Ticket, View]], max_pictures: int
@@ -358,8 +358,8 @@ class Judge:
         """Yield the pictures of parts, part by part; later pictures are decoded while the model computes.
 
         After `tickets`, take further parts of the product from the queue, until none waits, it is another
-        product's turn, or `max_pictures` pictures were yielded. There is a maximum, because another model
-        may have become active.
+        product's turn, or `max_pictures` pictures were yielded. The maximum lets the caller look up again
+        which model is active.
 
         Args:
             tickets: Parts to judge; the further parts are appended.

@@ -84,7 +84,7 @@ class MemoryBudget:
         self.limit = most
         self.used = 0
         self.turns = turns or Turns()
-        self._claims: deque[object] = deque()  # of the callers that wait, the oldest first
+        self._claims: deque[object] = deque()  # claims of the waiting callers, the oldest first
         self._changed = threading.Condition()
 
     def acquire(

@@ -26,7 +26,7 @@ class PartsCache:
         self.versions = versions
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, PartCollector | None] = OrderedDict()
-        # by entry: the joint model that judged last, and how it decides on parts
+        # by number of the entry: the joint model that judged last, and its collector
         self._joint: dict[int, tuple[Model, PartCollector | None]] = {}
 
     def for_version(

@@ -201,7 +201,7 @@ def base_name(name: str) -> str:
 
 
 def check_picture(data: bytes, name: str, limits: Limits) -> tuple[str, decoding.Header]:
-    """Return the suffix for the kept file, and the picture's header; nothing is decoded.
+    """Return the suffix under which a picture's file is kept, and its header; nothing is decoded.
 
     Raises:
         InputError: The data is no picture.

@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 
 J = TypeVar("J")
 
-TURN_LENGTH = 2  # parts of a product while others wait
-REMEMBERED_TIMES = 16  # times of a product that are remembered
+TURN_LENGTH = 2  # parts of a product that are judged in a row while parts of other products wait
+REMEMBERED_TIMES = 16  # number of a product's last jobs whose times are remembered
 
 
 class GroupQueue(Generic[J]):
@@ -139,7 +139,7 @@ class FairQueue(Generic[J]):
         """
         own_count = waiting_counts.get(product, 0)
         own_seconds = self.median_seconds(product)
-        # the new part is judged in this turn of its product; every other product has as many turns meanwhile
+        # the new part is judged in its product's turn of this number; others have as many turns meanwhile
         turns = own_count // TURN_LENGTH + 1
         other_seconds = sum(
             min(count, turns * TURN_LENGTH) * self.median_seconds(other)

@@ -23,12 +23,11 @@ from flawscope_station.store.purposes import CHALLENGE, PRODUCTION
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import LATE
 
-# When the answer to a COMMIT is lost, the recorder looks for the record for so many seconds, and then refuses
-# the sender.
+# seconds for which the recorder looks for a record whose COMMIT got no answer; then it refuses the sender
 LOOK_SECONDS = 4.0
 LOOK_INTERVAL = 0.5  # seconds between two looks for such a record
-RESENT_SECONDS = 60.0  # for which a part that is sent again gets the record that was written all the same
-MAX_DOUBTS = 256  # parts that may or may not be recorded; of more the oldest are forgotten
+RESENT_SECONDS = 60.0  # time for which a part that is sent again gets its record of a settled doubt
+MAX_DOUBTS = 256  # parts that may or may not be recorded; if there are more, the oldest are forgotten
 MAX_GROUP = 64  # most inspections in a transaction: one flush of the disk serves them all
 
 
@@ -134,7 +133,7 @@ class Recorder:
         record was not known then.
         """
         with self._settling:
-            # with no doubt and no recording under way, nothing about this record is left to settle
+            # else there is neither a doubt nor a recording that may still settle the record differently
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 
@@ -153,7 +152,7 @@ class Recorder:
 
         This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
-        # with doubts, the wait is short: they are settled below, even if no part comes
+        # while there are doubts, wait only shortly, to settle them below even if no part comes
         wait_seconds = LOOK_INTERVAL if self._doubts else None
         group = self._queue.take(MAX_GROUP, wait_seconds)
         tickets = [ticket for ticket in group if ticket is not None]
@@ -172,7 +171,7 @@ class Recorder:
         """End a part after an unexpected error."""
         bare_error = without_traceback(error)
         has_failed = ticket.fail(bare_error)
-        if not has_failed and not ticket.has_ended:  # its recording has begun
+        if not has_failed and not ticket.has_ended:  # the recording of the part has begun
             ticket.fail_recording(bare_error, may_have_record=True)
 
     def _record(self, group: list[Ticket]) -> None:
@@ -222,7 +221,8 @@ class Recorder:
             results = [*self.store.record([_record_of(ticket) for ticket in ready])]
         except StoreError as error:
             stored_results = self._find_standing(ready) if error.is_in_doubt else no_results
-            is_in_doubt = stored_results is None  # the database does not say which records there are
+            # None: the database does not say which of the records were stored
+            is_in_doubt = stored_results is None
             results = no_results if stored_results is None else stored_results
             for ticket, result in zip(ready, results, strict=True):
                 if result is None:
@@ -238,7 +238,7 @@ class Recorder:
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
         """Record parts one by one after their transaction failed: one part's error must not harm the others.
 
-        If there is a single part, or the error is not about a part, all of them fail.
+        A single part fails. All parts fail if the error is not about a part.
         """
         for ticket in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):  # a FlawscopeError is not about a part
@@ -275,9 +275,9 @@ class Recorder:
         """Find out whether a COMMIT whose answer was lost has stored the records of parts.
 
         Returns:
-            One entry for each part, as `Store.record` returns them: the number of its record, and True. The
-            entry is None if the part has no record, or if its key had a record before. None in place of the
-            list: the database did not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
+            One entry for each part: the number of its record, and True, because the record is new. The entry
+            is None if the part has no record, or if its key had a record before. None in place of the list:
+            the database did not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
         """
         deadline = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(ticket) for ticket in ready]
@@ -294,10 +294,10 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Find out which records are stored although their COMMIT got no answer, and note those.
+        """Find out which doubts have a stored record, and note those records.
 
-        A doubt is a record whose COMMIT got no answer. A doubt whose record is found is settled, and leaves
-        the list after `RESENT_SECONDS`.
+        A doubt is a record whose COMMIT got no answer. It leaves the list if its record is not stored;
+        otherwise it is settled, and may stay for `RESENT_SECONDS`.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]
@@ -312,7 +312,7 @@ class Recorder:
         for doubt, number in zip(open_doubts, numbers, strict=True):
             self._doubts.remove(doubt)
             if number is not None:
-                self._note_standing(doubt, number)
+                self._note_standing(doubt, number)  # may append the doubt again, with its number
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
         """Note that the record of a doubt turned out to be stored, and announce the record.
@@ -333,7 +333,7 @@ class Recorder:
                 self.announce(recorded)
 
     def _answer_resent(self, ticket: Ticket) -> bool:
-        """Answer a part that its sender sends again: the answer is the record of its settled doubt.
+        """Answer a part that its sender sends again with the record of the part's settled doubt.
 
         The sender got an error before, although the record turned out to be stored.
 
@@ -380,10 +380,10 @@ class Recorder:
         return replace(inspection, unanswered=reason)
 
     def _answer_resender(self, ticket: Ticket, number: int) -> Exception | None:
-        """Mark the earlier record of the part's key as answered, because its sender sent the part again.
+        """Mark the record that a part's key already has as answered, because the sender sent the part again.
 
         Returns:
-            The error that the sender gets in place of the record; None: it gets the record.
+            The error that the sender gets in place of the record; None: the sender gets the record.
         """
         if (conflict := self._key_conflict(_record_of(ticket))) is not None:
             return conflict

@@ -26,10 +26,10 @@ from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES
 from flawscope_station.store.records import NotFoundError, PictureRecord, Store
 
-CACHE_BYTES = 64 * 1024**2  # of maps in memory, at most: people look at the latest
-WEBP_QUALITY = 82  # of WebP, 0..100
+CACHE_BYTES = 64 * 1024**2  # most bytes of maps in memory: those of the latest parts, which people look at
+WEBP_QUALITY = 82  # quality of WebP pictures, 0 to 100
 MAX_UNWRITTEN = 32  # maps that wait to be written; further ones are not written, and can be computed again
-REDRAW_TIMEOUT = 10.0  # seconds for which a picture waits for the line to rest, to be judged again
+REDRAW_TIMEOUT = 10.0  # seconds for which a picture to be judged again waits until the line rests
 
 
 class InspectionRenderer:
@@ -50,7 +50,7 @@ class InspectionRenderer:
     # ---- as inspections come
 
     def keep_map(self, recorded: RecordedInspection) -> None:
-        """Keep the maps of a part in memory for a while; those of a part to be reviewed also as files."""
+        """Keep a part's maps in memory for a while; if it is to be reviewed, write them to files, too."""
         inspection = recorded.inspection
         for picture, prediction in zip(inspection.pictures, recorded.predictions, strict=False):
             picture_hash = picture.picture
@@ -140,8 +140,8 @@ class InspectionRenderer:
         row = self._row(product_id, number, view)
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
+            # the colour follows the record: the rules behind the third value of `over` may have changed
             heat_map, marked, _ = prediction.over(self._reduced_picture(row, side))
-            # the record decides on the colour, because the rules may have changed since
             return encode_webp(drawing.contour(heat_map, marked, drawing.outline_colour(row.tolerated)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
@@ -189,13 +189,14 @@ class InspectionRenderer:
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
         """Compute a prediction again, as soon as no picture of the line waits.
 
-        A large picture is decoded only then, too, because the line may need the memory before. A small one is
-        decoded before.
+        A small picture is decoded before that. A large one is decoded only then, because the line may need
+        the memory until then.
         """
         data = self.files.read(PICTURES, row.hash, row.suffix)
         memory = self.inspector.memory
         with self.turns.take():
             model = self.versions.open(product_id, row.version)
+            # `decoding_bytes` returns 0 for a small picture
             is_large = decoding_bytes(decoding.read_picture_header(data, row.name)) > 0
             picture = PictureOf(data, str(row.view)) if model.kind == "view" else data
             source: Any = picture if is_large else model.prepare(picture)
@@ -249,7 +250,7 @@ def load_displayed(data: bytes, name: str) -> Image.Image:
     try:
         picture = decoding.load_picture(data, name)
     except InputError:
-        with suppress(InputError):  # raised, too, for a damaged picture
+        with suppress(InputError):  # `displayed` raises it for a damaged picture; the first error is reported
             return Image.fromarray(displayed(data))
         raise
     if isinstance(picture, Image.Image):

@@ -333,10 +333,11 @@ class Ticket:
     def give_up(self, error: BaseException) -> bool:
         """Give all waiters an error, and let them leave.
 
-        The part fails. If it is being recorded, the recorder ends it later.
+        The part fails, unless it is being recorded: then only the waiters leave, and the recorder ends the
+        part later.
 
         Returns:
-            Whether the waiters got the error. False where the part has ended or is about to end: the waiters
+            Whether the waiters got the error. False: the part has ended or is about to end, and the waiters
             get its outcome instead.
         """
         if self.fail(error):

@@ -84,8 +84,9 @@ class ProductTolerances(BackgroundThread):
         self.store = store
         self.versions = versions
         self.report = report
-        self._files: dict[int, _File] = {}  # by product
-        self._functions: dict[tuple[int, str], _CachedFunction] = {}  # by product and view
+        self._files: dict[int, _File] = {}  # by number of the product
+        # by number of the product and name of the view
+        self._functions: dict[tuple[int, str], _CachedFunction] = {}
 
     def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
         """Read the rules of a product, and put them in force."""
@@ -121,8 +122,10 @@ class ProductTolerances(BackgroundThread):
         rules = None if file is None else file.rules
         if rules is None:
             return prediction, None
-        name = str(view) if product.model.kind == "view" else ""
-        function_or_reason = self._tolerator((product.product_id, name), product.model.products[name], rules)
+        view_name = str(view) if product.model.kind == "view" else ""
+        function_or_reason = self._tolerator(
+            (product.product_id, view_name), product.model.products[view_name], rules
+        )
         if isinstance(function_or_reason, str):  # why the rules cannot be applied
             return prediction, None
         return function_or_reason(prediction), rules.to_dict()
@@ -168,10 +171,10 @@ class ProductTolerances(BackgroundThread):
             try:
                 if model.mm_per_pixel is None:
                     raise InputError("the model knows no sizes: fit it with --scale-mm")
-                function: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
+                function_or_reason: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
             except InputError as error:
-                function = str(error)
-            cached = _CachedFunction(model, rules, function)
+                function_or_reason = str(error)
+            cached = _CachedFunction(model, rules, function_or_reason)
             self._functions[key] = cached
         return cached.function
 
@@ -223,7 +226,7 @@ class ProductTolerances(BackgroundThread):
 
 
 def _stamp(paths: list[Path]) -> Stamp:
-    """Return the stamp of files, which changes with their content; None for a file that is not there."""
+    """Return the stamp of files, which changes with their content; it has None for each missing file."""
     stamp: Stamp = []
     for path in paths:
         try:

@@ -65,7 +65,7 @@ def _matches(entry: str, target: SplitResult, host: str) -> bool:
     if entry == "<local>":
         return "." not in host and ":" not in host
     is_pattern = entry == "*" or "*" in entry[1:]
-    if is_pattern:  # `*.domain` is none: its * is removed below
+    if is_pattern:  # `*.domain` is not a pattern: its * is removed below
         return fnmatchcase(host, entry.lower())
     host_and_port = entry.partition("://")[2] or entry
     try:  # before a port is searched for: ::1 has colons and no port

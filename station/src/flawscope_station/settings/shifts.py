@@ -109,11 +109,11 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
     Raises:
         InputError: A name is neither a time nor the name of a shift.
     """
-    begins = {} if shifts is None else shifts.times
+    begin_by_shift = {} if shifts is None else shifts.times
     try:
-        return [begins[name] if name in begins else clock_time(name) for name in names]
+        return [begin_by_shift[name] if name in begin_by_shift else clock_time(name) for name in names]
     except ValueError:
-        shift_names = "".join(f", {name}" for name in begins)
+        shift_names = "".join(f", {name}" for name in begin_by_shift)
         raise InputError(f'challenge: write times of day or names of shifts: "06:00"{shift_names}') from None
 
 
@@ -132,6 +132,6 @@ def moments(
         days: Numbers of the days: 0 is day 0, -1 the day before it.
     """
     day_0 = datetime.fromtimestamp(microseconds / 1e6, UTC).astimezone(zone).date()
-    for day, begin in product(days, times):
-        moment = datetime.combine(day_0 + timedelta(days=day), begin, tzinfo=zone)
-        yield round(moment.timestamp() * 1e6), begin
+    for day, time_of_day in product(days, times):
+        moment = datetime.combine(day_0 + timedelta(days=day), time_of_day, tzinfo=zone)
+        yield round(moment.timestamp() * 1e6), time_of_day

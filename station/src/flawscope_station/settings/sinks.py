@@ -113,7 +113,7 @@ def _read_sink(entry: object, home: Path) -> SinkSettings:
     kinds = [name for name in plugin_names(SINK_GROUP) if name != BROKER]
     entry_kinds = [key for key in entry if key in kinds]
     uncommon_keys = [str(key) for key in entry if key not in field_names(SinkSettings)]
-    if not entry_kinds and uncommon_keys:  # a key that not all sinks have should name the kind
+    if not entry_kinds and uncommon_keys:  # such a key is meant to name the kind of sink
         wrong_kind = uncommon_keys[0]
         raise InputError(f"no sink called {redact_value(wrong_kind)}: {suggest_name(wrong_kind, kinds)}")
     if len(entry_kinds) != 1:

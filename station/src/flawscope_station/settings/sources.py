@@ -45,8 +45,8 @@ ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
 INPUT_DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
 KEEP = "keep"  # value of `then`: an inspected file stays where it is
 REMOVAL = "`find FOLDER -type f -mtime +7 -delete` once a day"  # advice on removing inspected files
-EVERY_FRAME = "frame"  # value of `every`
-ON_TRIGGER = "trigger"  # value of `every`
+EVERY_FRAME = "frame"  # value of `every`: each frame is inspected
+ON_TRIGGER = "trigger"  # value of `every`: one frame is inspected after a trigger
 MEASURE_LATENCY = "write `latency: 500 ms` below it, as measured"  # advice
 _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 
@@ -108,10 +108,11 @@ def quote_password(address: str) -> str:
     if match is None:
         return address
     user_part, password, host_part = match.groups()
-    # a URL parser takes / ? or # for the end of user, password and host: what it reads after the colon
+    # what a URL parser reads of the password: it stops at / ? or #, which end the host
     part_read = re.split(r"[/?#]", password + "@", maxsplit=1)[0]
     is_read_to_end = "@" in part_read
     is_port = part_read.isdecimal()  # rtsp://host:554/path@2: there is no password
+    # a # is taken for the password's, because a stream's address has no fragment
     if "#" not in password and (is_read_to_end or is_port):
         return address
     return f"{user_part}{quote(password, safe='%')}@{host_part}"

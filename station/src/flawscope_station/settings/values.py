@@ -159,7 +159,7 @@ def _join_names(path: tuple[int | str, ...]) -> str:
     The path ("products", "plate", "limits") becomes `product plate: limits: `.
     """
     names = [str(part) for part in path if not isinstance(part, int)]
-    # pydantic marks a wrong key by "[key]" behind it; both are left out, for the error's text names the key
+    # pydantic marks a wrong key by "[key]" behind it; both are left out, because the text names the key
     if names[-1:] == ["[key]"]:
         names = names[:-2]
     if names == ["products"]:
@@ -280,8 +280,8 @@ def _parse_share(text: str) -> float:
     return share
 
 
-Age = Annotated[float, _quantity(parse_age)]  # seconds, of days to years
-Size = Annotated[int, _quantity(_parse_size)]  # bytes, in powers of 1024
+Age = Annotated[float, _quantity(parse_age)]  # seconds; written in hours to years
+Size = Annotated[int, _quantity(_parse_size)]  # bytes; 1 KB has 1024 bytes
 Share = Annotated[float, _quantity(_parse_share)]  # more than 0 and less than a half, such as 1 % or 0.01
 
 

@@ -275,7 +275,7 @@ def confirm_clock(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the computer's clock after a jump, which stopped the removal of old pictures; it goes on."""
+    """Confirm the computer's clock after a jump, so that the removal of old pictures goes on."""
     housekeeping.confirm_clock(person.name)
     return status(health, overview)
 
@@ -376,7 +376,7 @@ def picture(
     """Return the picture file as it was sent."""
     data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), view_name)
     stem = PurePosixPath(sent_name).stem or str(number)
-    # a browser that opens the file by itself runs nothing in it
+    # a browser that opens the file as a page runs no script of it
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 

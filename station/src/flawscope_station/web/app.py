@@ -248,7 +248,7 @@ class StationServer(HttpServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
-        # asyncio takes one number for two things: how many connections it accepts at a time, and the backlog.
+        # asyncio uses one number both for the connections that it accepts at a time and for the backlog.
         # A second call of `listen` changes only the backlog.
         for listener in self.servers[0].sockets:
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
@@ -353,11 +353,12 @@ class DiskFullServer(HttpServer):
         if path.startswith("/api/"):
             return JSONResponse({"error": text, "code": DISK_FULL}, 507, HEADERS)
         accept_language = request.headers.get("accept-language", "")
-        t = PAGES.texts_for(request.cookies.get("language"), accept_language)
-        title = html.escape(t(f"wrong.{DISK_FULL}"))
-        lines = "".join(f"<p>{html.escape(line)}</p>" for line in t(f"remedy.{DISK_FULL}").splitlines())
+        texts = PAGES.texts_for(request.cookies.get("language"), accept_language)
+        title = html.escape(texts(f"wrong.{DISK_FULL}"))
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in texts(f"remedy.{DISK_FULL}").splitlines())
         page = (
-            f'<!doctype html><html lang="{t.language}"><meta name="viewport" content="width=device-width">'
+            f'<!doctype html><html lang="{texts.language}">'
+            '<meta name="viewport" content="width=device-width">'
             f'<meta http-equiv="refresh" content="5"><title>{title}</title><h1>{title}</h1>{lines}</html>'
         )
         return HTMLResponse(page, 507, HEADERS)

@@ -84,7 +84,7 @@ def audit_page(
     try:
         if before and not before.isdecimal():
             raise InputError("before: it is the number of a record")
-        before_number = int(before[:MAX_DIGITS]) if before else None  # more digits are no record's number
+        before_number = int(before[:MAX_DIGITS]) if before else None  # no record's number is longer
         log = audit_log(database, settings, **query, before=before_number, limit=PER_PAGE)
     except InputError as filter_error:
         error = str(filter_error)

@@ -227,7 +227,7 @@ def _settings_example(settings: ProductSettings, product: str, entry: str) -> di
         entry: Name of the product's entry in the settings; for a product of a joint model, the entry has
             another name than the product.
     """
-    # a product with an entry of its own: with `model: null`, the station goes on with the active version
+    # `model: null` lets a product that has its own entry keep its active version
     entry_settings: dict[str, object] = {"model": None if entry == product else settings.model}
     if settings.folder:
         entry_settings["folder"] = settings.folder

@@ -109,7 +109,7 @@ class ClientConnection(asyncio.Protocol):
         """Note a request whose head has come."""
         self._requests += 1
         self._scope = scope
-        # without a header of value 0, because a request with `Content-Length: 0` has no body
+        # headers of value 0 are left out: a request with `Content-Length: 0` has no body
         header_names = {name for name, value in scope["headers"] if value != b"0"}
         self._has_body = bool(header_names & {b"content-length", b"transfer-encoding"})
         self._has_more_body = self._has_body
@@ -153,20 +153,18 @@ class ClientConnection(asyncio.Protocol):
             key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since)
         )
         max_closed = max(1, self._max_count // 8)
-        longest, *next_longest = closable[:max_closed]
+        first, *others = closable[:max_closed]
         strangers = [
-            connection
-            for connection in next_longest
-            if connection is not self and not connection._is_signed_in
+            connection for connection in others if connection is not self and not connection._is_signed_in
         ]
-        for connection in (longest, *strangers):
+        for connection in (first, *strangers):
             connection._transport.abort()
-            # at once, because asyncio accepts others before it calls `connection_lost`
+            # removed here, because asyncio accepts further connections before it calls `connection_lost`
             self._connections.discard(connection)
 
     def close_if_stalled(self) -> None:
         """Close the connection if it has kept the station waiting for too long."""
-        # the station is at work on an answer, and does not wait for the client to read one
+        # while the station computes an answer, the delay is not the client's
         is_answering = self._requests and not self._is_write_paused
         waited_seconds = self._loop.time() - self._waiting_since
         if is_answering or waited_seconds < self._timeout:

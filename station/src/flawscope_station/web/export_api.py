@@ -38,7 +38,7 @@ ResultT = TypeVar("ResultT")
 
 router = api_router()
 
-# the regions of all pictures of an inspection
+# columns about the regions of all pictures of an inspection
 PLACE_COLUMNS = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")
 FURTHER_COLUMNS = further_facts()
 # `more` has all other facts of an inspection, as JSON
@@ -207,13 +207,13 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _cells(inspection: InspectionFacts) -> list[object]:
     """Return an inspection's values in the order of `COLUMNS`."""
-    values = [inspection.get(name) for name in Inspection.model_fields]
-    value_by_column = _place_values(inspection)
-    place_values = [value_by_column.get(name) for name in PLACE_COLUMNS]
+    main_values = [inspection.get(name) for name in Inspection.model_fields]
+    place_value_by_column = _place_values(inspection)
+    place_values = [place_value_by_column.get(name) for name in PLACE_COLUMNS]
     other_facts = other_fields(inspection)
     # what is left in `other_facts` is the column `more`
     further_values = [other_facts.pop(name, None) for name in FURTHER_COLUMNS]
-    return [*values, *place_values, *further_values, other_facts or None]
+    return [*main_values, *place_values, *further_values, other_facts or None]
 
 
 def _text_cell(value: object) -> object:

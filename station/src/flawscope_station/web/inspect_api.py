@@ -121,9 +121,11 @@ async def inspect(
     Where the model judges parts in views, a form holds the pictures of all views. Else a form may hold
     several parts, whose results come in the form's order.
 
-    The address of a joint model finds the product of each part: `product` and `shows` of the answer.
+    The address of a joint model finds the product of each part, which the answer has in `product` and
+    `shows`.
 
-    A key names the request: the same bytes, part, batch and view get the same answer, others 409.
+    A key names the request: sent again with the same bytes, part, batch and view, it gets the same answer,
+    with others 409.
 
     The answer is sent when the inspection is on the disk. 503: nothing was recorded; try again after the
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
@@ -151,7 +153,7 @@ def _respond(
 
     Args:
         context: Components of the station that judge parts.
-        response: Response to the request, whose status is set.
+        response: Response whose status this function sets.
         sent: Pictures of the request.
         answers: Answer to each part.
     """
@@ -235,7 +237,7 @@ async def trigger(
 ) -> Answer | Response:
     """Judge the next frame of a camera: the first that is decoded after the request.
 
-    Where the model judges parts in views, it is a frame of each view's camera.
+    Where the model judges parts in views, it gets a frame of each view's camera.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
     away, or there is no room. 504: no frame came in time, or it was not judged in time. After either nothing

@@ -192,7 +192,7 @@ class Guard:
             await answer(scope, receive, send_with_headers)
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
-        """Return a function that adds headers for security and cache and the request's ID, and then sends.
+        """Return a function that sends after adding headers: for security, for the cache, the request's ID.
 
         Headers that the application has set stay. A failed request is logged.
         """
@@ -266,7 +266,7 @@ class Guard:
             self._check_local(request)
         if not is_safe and not has_token:
             self._check_origin(request)
-        # other requests to the API check the role themselves: to send pictures, no VIEWER is needed
+        # other requests to the API check the role themselves: a sender of pictures need not be a VIEWER
         is_for_viewers = is_safe or not request.scope["path"].startswith("/api/")
         if person is not None and is_for_viewers:
             check_role(person, VIEWER)
@@ -274,11 +274,11 @@ class Guard:
     async def _look_up(self, request: HTTPConnection) -> Person | None:
         """Return the sender of a request from the database; None: unknown.
 
-        If the database does not answer in time, return the sender of a request of the last minutes that had
-        the same cookie or token.
+        If the database does not answer in time, return the person who sent the same cookie or token in the
+        last minutes.
 
         Raises:
-            StoreError: The database does not answer, and there is no such earlier request.
+            StoreError: The database does not answer, and nobody sent the cookie or token in those minutes.
         """
         look_up = self.access.authenticate
         try:
@@ -300,7 +300,7 @@ class Guard:
         address of this machine (DNS rebinding).
         """
         host_headers = request.headers.getlist("host")
-        if not host_headers and request.scope.get("http_version") == "1.0":  # no browser
+        if not host_headers and request.scope.get("http_version") == "1.0":  # not a browser
             return
         host = _parse_host(host_headers[0]) if len(host_headers) == 1 else ""
         server_address, *_ = request.scope.get("server") or ("",)
@@ -334,7 +334,7 @@ class Guard:
         origin = request.headers.get("origin")
         if site is None and origin is not None:  # a browser that does not trust the connection
             scheme = origin.partition("://")[0]
-            # a request with TLS comes from a page with TLS; behind a proxy, the page alone may have TLS
+            # a request with TLS must come from a page with TLS; one without TLS may come from any, by a proxy
             is_secure = scheme == "https" or request.scope["scheme"] == "http"
             station_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
             is_same = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in station_origins
@@ -463,10 +463,10 @@ def _host_and_port(text: str, scheme: str = "") -> str:
         text: URL, or host and port without a scheme.
         scheme: Scheme to take where the text has none; "": unknown, so that the port stays.
     """
-    url_scheme, separator, host_and_path = text.strip().rpartition("://")
-    host_and_path = host_and_path.partition("/")[0].lower()
-    port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)
-    return host_and_path.removesuffix(f":{port}") if port else host_and_path
+    url_scheme, separator, after_scheme = text.strip().rpartition("://")
+    after_scheme = after_scheme.partition("/")[0].lower()
+    default_port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)
+    return after_scheme.removesuffix(f":{default_port}") if default_port else after_scheme
 
 
 def _parse_host(address: str) -> str:

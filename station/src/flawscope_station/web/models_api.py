@@ -398,7 +398,7 @@ def models(
         missed_rates=lambda missed: {defect.id: defect.rate for defect in missed},
         learning=state,
         candidates=candidates,
-        trail=list_history(store.database, product_id, 100),
+        trail=list_history(store.database, product_id, 100),  # at most 100 events
         active=active,
         others=others,
         false_alarm_rates=compare_false_alarm_rates(versions, product_id),
@@ -467,14 +467,14 @@ def _rate_facts(
         all_versions: All versions of the product.
     """
     product_id = page.product_id
-    by_file = product_id in versions.rates
+    is_set_by_file = product_id in versions.rates
     can_have_rate = active is not None and not is_of_joint_model(active)
     facts: RateFacts = {
         "rates": [],
         "day": None,
         "known_defects": 0,
-        "may_rate": has_role(page.person, "engineer") and not by_file and can_have_rate,
-        "rate_by_file": by_file,
+        "may_rate": has_role(page.person, "engineer") and not is_set_by_file and can_have_rate,
+        "rate_by_file": is_set_by_file,
     }
     try:
         _, open_model = versions.active(product_id)
@@ -517,7 +517,7 @@ def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> li
         if is_by_part:  # a part is judged by its p-value, and has no single score with a threshold
             known_count = sum(defect.p_value <= row["expected"] + _ROUNDING for defect in reviewed)
         else:
-            # not `>`: NaN is anomalous, too
+            # `not ... <=` instead of `>` counts a score of NaN, too, because it is anomalous
             known_count = sum(not defect.score <= row["threshold"] for defect in reviewed)
         counts = row["found"].values()  # one pair for each size: number of found defects, and of all defects
         rows.append(

@@ -475,6 +475,7 @@ def _report_periods(
     time_now = now()
     periods = []
     if seconds is not None:
+        # "": this period is not a shift
         periods.append(Shift("", time_now - round(seconds * 1e6), time_now))
     for shift in reversed(ended_shifts(shifts, time_now)):
         if iso(shift.until) > first_version_at:  # ISO texts sort by time
@@ -491,12 +492,14 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
     name_by_number = health.addresses.names | entry_name_by_number
     rows = []
     for problem in problems:
-        # the attributes of the problem, with its time as text
+        # the attributes of the problem, with its time as text, and its number, which is a property
         row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
         row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
         row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
-        row["product"] = name_by_number.get(problem.product or 0)  # None: the problem is of no product
+        # 0 is nobody's number: a problem without a product gets None as its name
+        row["product"] = name_by_number.get(problem.product or 0)
         rows.append(row)
+    # the page's script loads the page again when this list has changed
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(
         PROBLEMS_PAGE,

@@ -158,6 +158,7 @@ class PluginPages:
         self._failures: dict[tuple[str, str], str] = {}  # (page, function) -> text of the error
         self.links: list[MenuLink] = []
         self.router = APIRouter()
+        # the address of each page, and all addresses below it
         self.router.routes += [Route(f"{ADDRESS}/{{page}}{below}", self) for below in ("", "/{path:path}")]
 
     def open(self, plugin: ConfiguredPlugin) -> None:

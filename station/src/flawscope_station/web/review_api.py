@@ -54,7 +54,7 @@ def decide(
 ) -> InspectionFacts:
     """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
-    The answer is 409 where somebody else decided meanwhile. It names the person and the verdict; send the
+    The answer is 409 where somebody else decided meanwhile, and names the person and the verdict; send the
     request again with `replaces` to replace that verdict.
     """
     store = records.store

@@ -171,7 +171,7 @@ class OpenIdProvider:
         return response
 
     async def read_member(self, request: Request) -> CompanyMember:
-        """Return the member who has signed in at the provider; `request` is the browser's return from it."""
+        """Return the member who has signed in at the provider, from the request of the returning browser."""
         settings = self._settings
         options = {
             "iss": {"essential": True, "value": settings.issuer},
@@ -231,7 +231,7 @@ def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSetti
 
     async def app_with_session(scope: Scope, receive: Receive, send: Send) -> None:
         is_secure = scope["scheme"] == "https"
-        # made for each request: whether the cookie is for HTTPS alone is an option of the middleware
+        # made for each request, because its option `https_only` follows the request
         middleware = SessionMiddleware(
             app,
             secret_key=key,

@@ -110,8 +110,8 @@ class RequestBody:
                 async with asyncio.timeout(deadline - time_now):
                     return await self._receive()
             except TimeoutError:
-                # seconds that the event loop was late to notice the timeout; a deadline in the past, before
-                # the wait began, does not count as delay
+                # seconds that the event loop noticed the timeout late, counted from the deadline, or from the
+                # beginning of this wait if the deadline had passed by then
                 loop_delay = time.monotonic() - max(deadline, time_now)
                 if loop_delay < MAX_LOOP_DELAY:
                     text = f"nothing came for {stall_seconds:g} s, or too little; send the picture again"
@@ -166,7 +166,7 @@ class BodyLimiter:
             held_bytes: Number of bytes of the request's body that are in memory.
             added_bytes: Number of further bytes.
         """
-        # `max_bytes` is four times the largest request; a small one has a quarter of that request at most
+        # small: at most a quarter of the largest request, which may have a quarter of `max_bytes`
         is_small = held_bytes + added_bytes <= self.max_bytes // 16
         # large requests leave a quarter of the memory to small ones
         allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
@@ -254,7 +254,7 @@ class FormParser(MultiPartParser):
 
 
 def name_file(disposition: bytes, media_type: bytes) -> bytes:
-    """Return the Content-Disposition of a form's part; if the part is a file, with a plain `filename`.
+    """Return the Content-Disposition of a form's part, with a plain `filename` added if it is a file.
 
     Args:
         disposition: Content-Disposition as it was sent.
@@ -263,7 +263,7 @@ def name_file(disposition: bytes, media_type: bytes) -> bytes:
     extended_name = _EXTENDED_NAME.search(disposition)
     if extended_name is not None:
         charset, quoted_name = extended_name.groups()
-        with suppress(LookupError):  # raised for an unknown charset: then go on as without this name
+        with suppress(LookupError):  # raised for an unknown charset: then the extended name is ignored
             decoded_name = unquote_to_bytes(quoted_name).decode(charset.decode(), "replace")
             safe_name = re.sub(r'[\x00-\x1f"\\]', "_", decoded_name)
             without_names = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
