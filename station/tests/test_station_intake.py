@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flawscope_station.core.station import Station
-from flawscope_station.inspecting.asking import Asking, SentPictures, wait_for_inspection
+from flawscope_station.inspecting.answers import Asking, SentPictures, wait_for_inspection
 from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import Picture

@@ -8,7 +8,7 @@ from flawscope_station.core.connections import Connection as Connection
 from flawscope_station.core.connections import ConnectionContext as ConnectionContext
 from flawscope_station.core.plugin_pages import PageContext as PageContext
 from flawscope_station.core.plugin_pages import PluginPage as PluginPage
-from flawscope_station.inspecting.asking import check_room as check_room
+from flawscope_station.inspecting.answers import check_room as check_room
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
 from flawscope_station.inspecting.memory import BusyError as BusyError

@@ -1,1 +1,1 @@
-"""Inspection of a part, from its pictures to the answer: taken, read, judged, recorded."""
+"""Inspection of a part, from its pictures to the answer: taken, read, judged, recorded (steps: `ticket`)."""

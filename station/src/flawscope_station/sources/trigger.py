@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flawscope.errors import InputError
-from flawscope_station.inspecting.asking import (
+from flawscope_station.inspecting.answers import (
     InspectingStation,
     check_room,
     submit_parts,

@@ -16,7 +16,7 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.error_status import sender_text, status_and_code
-from flawscope_station.inspecting.asking import (
+from flawscope_station.inspecting.answers import (
     Asking,
     PartAnswer,
     SentPictures,

@@ -1,4 +1,4 @@
-"""Asking for inspections: how a request over HTTP or of a PLC hands parts in, and waits for their answers.
+"""Answers to senders: how a request over HTTP or of a PLC hands parts in, and waits for their answers.
 
 Both run in event loops, which must not block: calls of the store run in a thread, with a time limit.
 """
