@@ -189,7 +189,7 @@ class Users(Accounts):
         return self.database.row(select(users).where(users.c.name == name))
 
     def confirm(self, connection: Connection, user: UserRow, new_hash: str | None) -> bool:
-        """Lock a user whose password is still the same, and store a new hash of this password.
+        """Lock a user unless the stored password hash differs from `user.password`, and store a new hash.
 
         Args:
             connection: Connection of the transaction.
@@ -197,7 +197,7 @@ class Users(Accounts):
             new_hash: New hash of the same password; None: the stored hash stays.
 
         Returns:
-            Whether the user still has the same password; False: the user was changed or removed meanwhile.
+            True: the user is locked; False: the password was changed, or the user removed, meanwhile.
         """
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
         unchanged_id = connection.scalar(select(users.c.id).where(is_unchanged).with_for_update())

@@ -75,7 +75,7 @@ class SignInThrottle:
         """Count a try as a failure in advance; `record_success` or `cancel` takes that back.
 
         In this way, simultaneous tries count, too. If the name has signed in at this address before, only
-        failures of this name at this address make it wait, not those of other names or at other addresses.
+        failures of this name at this address delay the try, not those of other names or at other addresses.
 
         Args:
             name: Name of the user.

@@ -104,8 +104,9 @@ class _RecentPictures:
     def _is_sent_again(self, earlier: _AcceptedPicture, key: str | None, label: _Label, at: float) -> bool:
         """Return whether a picture with the pixels of an earlier one was only sent again.
 
-        The same key shows it. So does the same label, if it names a single part, no repeat of the earlier
-        picture was refused, and that picture is not recorded yet or was at most `SENT_AGAIN_SECONDS` ago.
+        A picture with the earlier one's key was. So was one with the earlier one's label, if the label names
+        a single part, no repeat of the earlier picture was refused, and that picture is not recorded yet, or
+        was recorded at most `SENT_AGAIN_SECONDS` ago.
         """
         if key is not None and key == earlier.key:
             return True
@@ -131,7 +132,7 @@ class _RecentPictures:
             return
         self.pictures.append(_AcceptedPicture(pixel_hash, key, label))
         has_come_before = label in self.is_label_shared
-        self.is_label_shared[label] = has_come_before
+        self.is_label_shared[label] = has_come_before  # shared from its second picture on
         self.is_label_shared.move_to_end(label)
         if len(self.is_label_shared) > REMEMBERED_LABELS:
             self.is_label_shared.popitem(last=False)

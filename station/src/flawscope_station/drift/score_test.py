@@ -205,8 +205,8 @@ class ScoreTest:
             log_factors: Logarithms of the factors of the bets [bets].
             factors: Factors of the bets [bets].
         """
-        has_lost = self._gains <= 0.0  # the best beginning of such a bet moves to this inspection
-        # number, time, number of passed inspections before, and the sum of their p-values
+        has_lost = self._gains <= 0.0  # a bet that has lost since its best beginning begins again here
+        # inspection's number and time, number of passed inspections before it, and sum of their p-values
         self._beginnings[has_lost] = row.number, row.at, self.good, self._p_value_sum
         self._gains = np.maximum(self._gains, 0.0) + log_factors
         self._capital.stake(factors)

@@ -164,10 +164,10 @@ class Addresses:
         self._load_products(name)
 
     def _add_model(self, name: str) -> tuple[bool, int]:
-        """Add a version with the model file that the settings name for an address.
+        """Add the configured model file of an address as a version.
 
         Returns:
-            Whether the version is new, and its number.
+            Whether the version is new, and the number of the version.
         """
         number = self.address_id(name)
         model = self.configured[name].model
@@ -242,9 +242,9 @@ class Addresses:
 
     def _open(self, name: str, product: ProductSettings) -> None:
         """Activate or resume a version of one product or entry, as `open` does for all."""
-        number = self.address_id(name)
+        address_id = self.address_id(name)
         if product.model is None:  # the model is made on the station's pages
-            self.versions.resume(number)
+            self.versions.resume(address_id)
             return
         try:
             if name in self._added_versions:  # an entry, whose model was added at the start
@@ -252,7 +252,7 @@ class Addresses:
             else:
                 is_new, version = self._add_model(name)
         except InputError as error:
-            resumed = self.versions.resume(number)
+            resumed = self.versions.resume(address_id)
             if resumed is None:
                 raise
             self.say(f"{name}: {error}; version {resumed} goes on")
@@ -260,11 +260,11 @@ class Addresses:
         resumed = None
         if not is_new:  # a new model file is activated; otherwise the last active version is resumed
             try:
-                resumed = self.versions.resume(number)
+                resumed = self.versions.resume(address_id)
             except InputError as error:
                 self.say(f"{name}: {error}; going on with {product.model}")
         if resumed is None:
-            self.versions.activate(number, version, STATION_USER)
+            self.versions.activate(address_id, version, STATION_USER)
         elif resumed != version:
             self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {version}")
 

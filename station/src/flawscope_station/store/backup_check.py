@@ -108,7 +108,7 @@ def _matches_hash(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
     kind = inner_path.parts[0]
     if kind in (PICTURES, MASKS) and _HASH.fullmatch(inner_path.stem):
         return digest.hexdigest() == inner_path.stem
-    if kind == MODELS:
+    if kind == MODELS:  # the folder's name is the beginning of the hash
         return digest.hexdigest().startswith(inner_path.parent.name)
     return True
 

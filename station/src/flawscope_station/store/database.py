@@ -255,9 +255,8 @@ class Database:
             reason = one_line_message(driver_error or error)
             error_code = str(getattr(driver_error, "sqlstate", None) or "")
             if "disk is full" in reason or error_code == POSTGRES_DISK_FULL:
-                # `full` is the reason as text
                 self.full = f"the disk of {self.name} is full; free some space"
-                # senders of parts get a text without the name of the database
+                # a sender of parts reads `sender_text`, which does not name the database
                 sender_text = "the disk of the database is full; free some space"
                 raise StoreError(self.full, "disk_full", sender_text) from None
             if self._is_silent(driver_error):

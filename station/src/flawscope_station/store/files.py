@@ -78,8 +78,8 @@ class Files:
         self.folder = Path(folder)
         self._holds: Counter[str] = Counter()  # hash -> number of callers that hold the file
         self._held_sizes: dict[str, int] = {}  # hash of a held new picture -> bytes
-        # Hash of a file, or first digits of it -> number of removals under way. `hold` deletes the entry of
-        # its file, which stops these removals.
+        # hash of a file, or the hash's first digits -> number of removals under way; `hold` deletes the entry
+        # of the file that it protects, which stops the removals of this file
         self._removals: Counter[str] = Counter()
         self.written = 0
         self._lock = threading.Lock()
@@ -128,7 +128,7 @@ class Files:
         If the folder has no identity yet, it gets one.
 
         Raises:
-            InputError: it cannot be read, or is damaged.
+            InputError: the identity cannot be read, or is damaged.
         """
         path = self.identity_path
         try:
@@ -327,7 +327,7 @@ class Files:
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
             files.sync_folder(target.parent)
-            files.sync_folder(target.parent.parent)
+            files.sync_folder(target.parent.parent)  # the target's folder may be new
         except OSError as error:
             raise write_error(target, error) from None
 

@@ -943,7 +943,7 @@ def _apply_verdicts(connection: Connection, old_row: InspectionRow) -> None:
 
 
 def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
-    """Return what an inspection with this decision and verdict adds to the columns of its hour."""
+    """Return the counts that an inspection with this decision and verdict adds to the columns of its hour."""
     return {
         "reviewed": int(verdict is not None),
         "defects": int(verdict == DEFECT),
@@ -1058,7 +1058,7 @@ def _describe(
         "note": "" if last_verdict is None else last_verdict.note,
         "has_mask": last_verdict is not None and bool(last_verdict.mask),
     }
-    computed |= _describe_verdict(last_verdict if row.verdict else None)  # a skip is no verdict in the row
+    computed |= _describe_verdict(last_verdict if row.verdict else None)  # `row.verdict` is None after a skip
     # fields with a column of the same name
     columns = {name: getattr(row, name) for name in _DEFAULTS if name not in computed and hasattr(row, name)}
     columns |= {name: getattr(row, name) for name in _FURTHER_FACTS if name not in record}

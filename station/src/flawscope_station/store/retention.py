@@ -244,6 +244,7 @@ class Retention:
         newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         present_pictures = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
         present_pictures = present_pictures.where(pictures.c.removed_at.is_(None))
+        # a picture stays while an inspection shows it that is newer than the newest due one
         is_shown_by_newer = is_shown(_is_after(newest_due_by_kind))
         due_pictures = present_pictures.where(~is_shown_by_newer, ~IS_LEARNT)
         with self.database.reading() as connection:
@@ -254,7 +255,7 @@ class Retention:
             first_record = connection.scalar(select(func.min(inspections.c.id)))
             last_record = connection.scalar(select(func.max(inspections.c.id))) or 0
         newest_due_record = self._newest_due(RECORDS)
-        record_share = 0.0
+        record_share = 0.0  # share of the records to remove
         if newest_due_record and first_record is not None:
             due_records = max(0, newest_due_record - first_record + 1)
             record_share = due_records / (last_record - first_record + 1)
@@ -289,7 +290,7 @@ class Retention:
         written_before = self.files.written
         try:
             with suppress(_EndedError):  # the summary has what was removed until then
-                # twice: for the pictures that come during this call, and for those that `is_full` expects
+                # the inflow counts twice: it comes during this call, and `is_full` expects it again then
                 limit = int(ROOM_SHARE * self._space) - 2 * self._recent_inflow
                 self._remove_by_space(limit, summary)
         finally:
@@ -492,7 +493,7 @@ class Retention:
         """
         with self.database.reading() as connection:
             product_ids = self._products(connection)
-        # lists of rows are merged by their first row, which begins with the number of the inspection
+        # each list has the rows of one inspection, which begin with its number: the merge is in its order
         oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
         while needed_bytes() > 0:
             group = _take_group(oldest, needed_bytes())

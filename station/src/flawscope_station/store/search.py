@@ -185,8 +185,8 @@ def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iter
 def _has_many_matches(connection: Connection, product_id: int, conditions: list[ColumnElement[bool]]) -> bool:
     """Return whether at least `MAX_SORTED_MATCHES` inspections meet all conditions; PostgreSQL: always False.
 
-    With so many, walking through all inspections in order is faster than sorting the matches. SQLite cannot
-    estimate the number of matches, so that it is counted here. PostgreSQL can, and decides by itself.
+    With so many matches, walking through all inspections in order is faster than sorting the matches. SQLite
+    cannot estimate their number: they are counted here. PostgreSQL estimates it, and decides by itself.
     """
     if not conditions or connection.dialect.name != "sqlite":
         return False
@@ -231,7 +231,7 @@ def condition(filter_: Filter, value: Value, avoids_index: bool = False) -> Colu
     Args:
         filter_: Filter.
         value: Value to compare with.
-        avoids_index: Whether to keep SQLite from using an index: it then walks through all inspections.
+        avoids_index: Whether SQLite must walk through all inspections instead of using an index.
     """
     if filter_.kind == "choice":
         return next(choice.condition for choice in filter_.choices if choice.word == value)
@@ -427,8 +427,7 @@ def trends(
 def _first_moment(connection: Connection, product_id: int, since: int | None, until: int) -> int:
     """Return the beginning of the first hour with inspections, or `since` if that is later.
 
-    If there are no inspections, it is `until`, so that the period is empty. All times are microseconds since
-    1970.
+    Without inspections, `until` is returned: the period is empty. All times are microseconds since 1970.
     """
     query = select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
     first_hour = connection.execute(query).scalar_one()
@@ -472,8 +471,8 @@ def _hour_counts(product_id: int) -> Select[tuple[object, ...]]:
 def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
     """Return a query of a product's inspections that has the columns of `_hour_counts`.
 
-    Each inspection is a row like an hour with a single inspection: its counts are 1 or 0, and sum, minimum
-    and maximum of the scores are its own score.
+    Each row is one inspection: its counts are 1 or 0, and its score is the sum, minimum and maximum of the
+    scores.
     """
     inspection = inspections.c
     is_anomalous = inspection.anomalous & ~inspection.tolerated

@@ -215,7 +215,8 @@ def _merge_part(
     removed_numbers = [row.id for row in rows if row is not worst_row]
     verdict_row = _row_with_verdict(worst_row, rows)
     first_key = rows[0].key
-    part_key = first_key and first_key.replace("/0:", ":", 1)  # the key of the first view becomes the part's
+    # the part's key is that of its first view, SCHEME/0:KEY, without the view's place
+    part_key = first_key and first_key.replace("/0:", ":", 1)
     merged_values = {
         "anomalous": part.decision != "good",
         "tolerated": part.decision == "within tolerance",
@@ -278,7 +279,7 @@ def _merged_review(part: Row[Any], rows: Sequence[Row[Any]], *, has_verdict: boo
 
 
 def _merged_record(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    """Return the record of the most unusual view; that of a challenge part has the results of all views."""
+    """Return the record of the most unusual view; the results of a challenge are merged from all views."""
     record: dict[str, Any] = json.loads(worst_row.record)
     if "challenge" in record:
         view_facts = [json.loads(row.record)["challenge"] for row in rows]
@@ -294,12 +295,12 @@ def _merged_record(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, A
 def _count(
     hour_changes: dict[HourKey, Counter[str]], inspection_row: Row[Any], columns: Mapping[str, Any], sign: int
 ) -> None:
-    """Add an inspection to the changes of the sums of its hour, or subtract it from them.
+    """Count an inspection in the changes of its hour's sums, or take it out of them.
 
     Args:
         hour_changes: Changes of the sums of hours.
         inspection_row: Inspection from which product, version and time are read.
-        columns: Columns that are counted.
+        columns: Values of the inspection to count, by the name of the column.
         sign: 1: add; -1: subtract.
     """
     is_anomalous = bool(columns["anomalous"]) and not columns["tolerated"]
@@ -324,7 +325,7 @@ def _count(
 def _renumbered(facts: object, new_numbers: Mapping[int, int]) -> object:
     """Return the facts of a candidate with new numbers of inspections.
 
-    Numbers of inspections are the numbers in lists, and the values of `id` in objects.
+    The integers in lists and the values of `id` in dictionaries are numbers of inspections.
     """
     if isinstance(facts, list):
         return [
