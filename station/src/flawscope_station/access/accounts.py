@@ -90,7 +90,7 @@ class Accounts:
     def _insert(self, connection: Connection, row: Mapping[str, object]) -> None:
         """Insert an account into the table.
 
-        A user and a token may not have the same name: a verdict is stored with a name that says no more.
+        A user and a token may not have the same name, because a verdict is stored with nothing but the name.
 
         Args:
             connection: Connection of the transaction.

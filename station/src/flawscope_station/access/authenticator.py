@@ -64,7 +64,7 @@ class _CachedPerson:
             return None
         if self.expires_at is None:
             return self.person
-        if not self.person.has_token:
+        if not self.person.has_token:  # a session: it ends without an error
             return self.person if is_current(self.expires_at) else None
         if now() < self.expires_at:
             return self.person

@@ -108,7 +108,7 @@ class SignInThrottle:
         return is_known_address
 
     def record_success(self, name: str, address: str) -> None:
-        """Forget the failures of the name, and count this try at the address as no failure."""
+        """Take a try's count back, forget the failures of the name, and remember the address as known."""
         self.cancel(name, address)
         pair_key, name_key, _ = _throttle_keys(name, address)
         with self._lock:

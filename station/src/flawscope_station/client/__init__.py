@@ -339,7 +339,7 @@ class Client:
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
-        # the key lets a repeated request record the verdict once; recorded twice, it must be undone twice
+        # the key keeps a repeated request from recording the verdict twice: it would have to be undone twice
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))
 

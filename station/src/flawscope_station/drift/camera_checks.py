@@ -164,7 +164,8 @@ class CameraChecks:
         self._faults: dict[int, set[str]] = {}  # product -> present kinds of faults
         # product, and fault ("": usual light) -> number of such pictures in a row
         self._light_in_row: dict[tuple[int, str], int] = Counter()
-        self._other_form_in_row: Counter[int] = Counter()  # product -> pictures of another form in a row
+        # product -> number of pictures in a row that have another form
+        self._other_form_in_row: Counter[int] = Counter()
         # product and view -> latest pictures
         self._recent: dict[tuple[int, str | None], _RecentPictures] = {}
         self._lock = threading.Lock()
@@ -188,7 +189,7 @@ class CameraChecks:
             text = f"{self.products[product_id]}: {_WORDS[kind]}"
         else:
             faults.remove(kind)
-            text = None
+            text = None  # the fault is over
         self.report(f"camera_{kind}_{product_id}", text, stops=(kind == FROZEN))
 
     # ---- interlock

@@ -333,7 +333,7 @@ class Addresses:
         version = self.versions.accept_questions(number, added_version, who)
         self.versions.activate(number, version, who, goes_live=True)
         if name not in self.products:
-            is_announced = number in self.names  # a product that was removed since the start is still there
+            is_announced = number in self.names  # `names` keeps a product that was removed since the start
             self.configured[name] = self.settings[name] = product
             self.names[number] = name
             self.products[name] = number  # last, because requests find the product from here on

@@ -155,7 +155,7 @@ class Database:
         rows that refer to a removed row, the check would read millions of rows from end to end.
         """
         with self._translated_errors(), self._write_turn(), self._writer.connect() as connection:
-            self._set_patience(connection, None)  # a table of millions takes its time
+            self._set_patience(connection, None)  # no limit: a table with millions of rows takes long
             sqlite_connection = self._sqlite_connection(connection) if self.is_sqlite else None
             if sqlite_connection is not None:
                 sqlite_connection.execute("PRAGMA foreign_keys = OFF")
@@ -342,6 +342,7 @@ class Database:
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
         earlier_row_ids = dict(self._last_row_ids)
         for table, table_indexes in groupby(self.rows(indexes), attrgetter("tbl_name")):
+            # one row with one column
             ((last_row_id,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
             # -1: the first call updates a table even if it is empty
             if last_row_id <= GROWTH * earlier_row_ids.get(table, -1):

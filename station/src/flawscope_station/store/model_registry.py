@@ -609,8 +609,8 @@ class ModelRegistry:
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """Return the rows of a version, and of all versions that are activated together with it.
 
-        Together with a version of a joint model, those of its entry and of all its products are activated.
-        Otherwise there is only the row of the version. Each row has the name of its product in the column
+        A version of a joint model is activated together with the versions of its entry and of all its
+        products. Any other version is activated alone. Each row has the name of its product in the column
         `called`.
 
         Raises:

@@ -629,10 +629,10 @@ class Store:
             product_id: Number of the product.
             number: Number of the inspection.
             verdict: Verdict: good, defect, skip or undo.
-            who: Person who gives it.
+            who: Person who gives the verdict.
             mask: SHA-256 of the file that holds the mask.
             note: Note of the person.
-            key: Key from the sender, under which the verdict is recorded once; None: it has no key.
+            key: Key from the sender, under which the verdict is recorded once; None: the sender gave no key.
             kind: Kind of the defect, as the person names it; "": not named.
             replaces: Number of the verdict that the person saw, and wants to replace; 0: the person saw no
                 verdict; None: only a verdict of the same person may be replaced.

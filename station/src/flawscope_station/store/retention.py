@@ -405,7 +405,7 @@ class Retention:
                 is_removed = PICTURE.in_(removed_keys)
                 connection.execute(update(pictures).where(is_removed).values(removed_at=now()))
             removed_rows = [present_pictures[key] for key in removed_keys]
-            row_by_hash = {row.picture: row for row in removed_rows}
+            row_by_hash = {row.picture: row for row in removed_rows}  # each file once
             for row in row_by_hash.values():
                 # the file stays where another product has the same picture
                 if self._stray_files.discard(PICTURES, row.picture, row.suffix):
@@ -449,17 +449,17 @@ class Retention:
         start = time.monotonic()
         with self.database.writing() as connection:
             lock_products(connection, self._products(connection))
-            picture_rows = _removable_inspections(connection, numbers)
-            removed_numbers = [row.id for row in picture_rows]
-            picture_rows += _views_of(connection, removed_numbers)
+            removed_rows = _removable_inspections(connection, numbers)
+            removed_numbers = [row.id for row in removed_rows]
+            removed_rows += _views_of(connection, removed_numbers)
             is_verdict_on_removed = verdicts.c.inspection_id.in_(removed_numbers)
             mask_query = select(verdicts.c.mask).where(is_verdict_on_removed)
             masks = {mask for mask in connection.execute(mask_query).scalars() if mask is not None}
             connection.execute(delete(verdicts).where(is_verdict_on_removed))
             connection.execute(delete(views).where(views.c.inspection_id.in_(removed_numbers)))
             connection.execute(delete(inspections).where(inspections.c.id.in_(removed_numbers)))
-            keep_file_keys(connection, [row for row in picture_rows if row.source == FOLDER])
-            picture_keys = {(row.product_id, row.hash) for row in picture_rows}
+            keep_file_keys(connection, [row for row in removed_rows if row.source == FOLDER])
+            picture_keys = {(row.product_id, row.hash) for row in removed_rows}
             connection.execute(delete(pictures).where(PICTURE.in_(picture_keys), ~is_shown(), ~IS_LEARNT))
         for mask in masks:
             self._stray_files.discard(MASKS, mask, MASK_SUFFIX)

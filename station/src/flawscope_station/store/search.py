@@ -250,7 +250,7 @@ def condition(filter_: Filter, value: Value, avoids_index: bool = False) -> Colu
 
 
 def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Return the condition that a column equals a text; BEGINNING* stands for all texts that begin so."""
+    """Return the condition that a column equals a text, or, for BEGINNING*, that it begins with BEGINNING."""
     if not text.endswith("*"):
         return column == text
     prefix = text.rstrip("*")

@@ -249,7 +249,7 @@ def _view_rows(number: int, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
         view_row = {name: getattr(row, name) for name in common_names}
         view_row["inspection_id"] = number
         view_row["place"] = place
-        view_row["key"] = row.key if row.source == "folder" else None
+        view_row["key"] = row.key if row.source == "folder" else None  # only files keep a key of their view
         view_rows.append(view_row)
     return view_rows
 
