@@ -189,15 +189,15 @@ class Users(Accounts):
         return self.database.row(select(users).where(users.c.name == name))
 
     def confirm(self, connection: Connection, user: UserRow, new_hash: str | None) -> bool:
-        """Lock a user unless the stored password hash differs from `user.password`, and store a new hash.
+        """Lock a user if the password is unchanged since `user` was read; store a new hash of the password.
 
         Args:
             connection: Connection of the transaction.
             user: User as it was read before the transaction.
-            new_hash: New hash of the same password; None: the stored hash stays.
+            new_hash: New hash to store; None: the stored hash stays.
 
         Returns:
-            True: the user is locked; False: the password was changed, or the user removed, meanwhile.
+            Whether the user was locked; False: the password was changed or the user removed meanwhile.
         """
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
         unchanged_id = connection.scalar(select(users.c.id).where(is_unchanged).with_for_update())

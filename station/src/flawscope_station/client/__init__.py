@@ -410,7 +410,7 @@ class Client:
         """
         if product is not None:
             return product
-        if joint not in self._default_products:
+        if joint not in self._default_products:  # not asked for yet
             names = []
             for item in self.products():
                 name = item.found_at if joint and item.found_at else item.name

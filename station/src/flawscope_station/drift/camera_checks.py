@@ -104,9 +104,9 @@ class _RecentPictures:
     def _is_sent_again(self, earlier: _AcceptedPicture, key: str | None, label: _Label, at: float) -> bool:
         """Return whether a picture with the pixels of an earlier one was only sent again.
 
-        A picture with the earlier one's key was. So was one with the earlier one's label, if the label names
-        a single part, no repeat of the earlier picture was refused, and that picture is not recorded yet, or
-        was recorded at most `SENT_AGAIN_SECONDS` ago.
+        True if both have the same key. Also True if both have the same label, which names a single part, no
+        repeat of the earlier picture was refused, and the earlier picture is not recorded yet or was recorded
+        at most `SENT_AGAIN_SECONDS` ago.
         """
         if key is not None and key == earlier.key:
             return True
@@ -252,7 +252,7 @@ class CameraChecks:
     # ---- observer
 
     def observe(self, recorded: RecordedInspection) -> None:
-        """Check brightness and form of a recorded inspection's pictures, and report faults of the camera."""
+        """Note the pictures of a recorded inspection, check their brightness and form, and report faults."""
         inspection = recorded.inspection
         product_id = inspection.product_id
         if product_id not in self.products:

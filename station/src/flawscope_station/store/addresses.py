@@ -280,8 +280,8 @@ class Addresses:
             who: Person who adds it.
 
         Raises:
-            InputError: the settings name a joint model and the file is none, or vice versa; or the joint
-                model does not have the product.
+            InputError: the settings name a joint model and the file is of a single product, or vice versa; or
+                the joint model does not have the product.
         """
         product_id = self.product_id(name)
         entry = self._entry_of.get(name)

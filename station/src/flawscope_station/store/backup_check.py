@@ -131,6 +131,7 @@ def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
         (inspection_count,) = connection.execute("SELECT count(*) FROM inspections").fetchone()
         for kind, query in queries:
             for digest, suffix in connection.execute(query):
+                # the first three digits of the hash name the folder
                 if f"{kind}/{digest[:3]}/{digest}{suffix}" not in names:
                     missing_count += 1
     return inspection_count, missing_count

@@ -71,6 +71,7 @@ class Clock:
         start = max(earlier_ends, default=0)
         # the plus keeps SQLite from using the index of times: it shall read the rows in the order of numbers
         at = literal_column("+inspections.at", BigInteger)
+        # a time ahead of the clock was recorded by a wrong clock: it does not end the search
         younger = select(inspection.id).where(
             inspection.id >= start, at > time_limit, at <= self.at + CLOCK_TOLERANCE
         )

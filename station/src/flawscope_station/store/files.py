@@ -536,7 +536,7 @@ def _lock_file(file: IO[bytes]) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # one byte
     else:
         import fcntl
 

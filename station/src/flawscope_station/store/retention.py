@@ -186,11 +186,11 @@ class Retention:
         self.clock = clock
         self._report_alive = report_alive
         self._space = keep.space  # bytes; None: no limit
-        self._counted_bytes = 0  # of all pictures, at the last count
+        self._counted_bytes = 0  # bytes of all pictures at the last count
         self._written_at_count = files.written  # value of `Files.written` at the last count
-        self._is_freeing = False  # pictures are being removed for space
-        self._is_hurried = False  # without pauses
-        self._freed_in_pauses = RemovalSummary()  # removed for space in pauses of other work
+        self._is_freeing = False  # whether pictures are being removed for space
+        self._is_hurried = False  # whether removals make no pauses
+        self._freed_in_pauses = RemovalSummary()  # what was removed for space in pauses of other work
         # bytes that arrived during the last calls of `make_room`; the next call frees room for them, too
         self._recent_inflow = 0
         self._ended = ended or threading.Event()
@@ -244,7 +244,7 @@ class Retention:
         newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         present_pictures = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
         present_pictures = present_pictures.where(pictures.c.removed_at.is_(None))
-        # a picture stays while an inspection shows it that is newer than the newest due one
+        # a picture stays if a newer inspection, which is not due, shows it, too
         is_shown_by_newer = is_shown(_is_after(newest_due_by_kind))
         due_pictures = present_pictures.where(~is_shown_by_newer, ~IS_LEARNT)
         with self.database.reading() as connection:
@@ -290,7 +290,7 @@ class Retention:
         written_before = self.files.written
         try:
             with suppress(_EndedError):  # the summary has what was removed until then
-                # the inflow counts twice: it comes during this call, and `is_full` expects it again then
+                # room for the inflow twice: it comes during this call, and `is_full` expects it once more
                 limit = int(ROOM_SHARE * self._space) - 2 * self._recent_inflow
                 self._remove_by_space(limit, summary)
         finally:
@@ -493,7 +493,7 @@ class Retention:
         """
         with self.database.reading() as connection:
             product_ids = self._products(connection)
-        # each list has the rows of one inspection, which begin with its number: the merge is in its order
+        # lists are compared by the first field of their first row, the inspection's number: the oldest first
         oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
         while needed_bytes() > 0:
             group = _take_group(oldest, needed_bytes())
