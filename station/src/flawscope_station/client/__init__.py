@@ -412,8 +412,8 @@ class Client:
             return product
         if joint not in self._default_products:  # not asked for yet
             names = []
-            for item in self.products():
-                name = item.found_at if joint and item.found_at else item.name
+            for listed_product in self.products():
+                name = listed_product.found_at if joint and listed_product.found_at else listed_product.name
                 if name not in names:
                     names.append(name)
             if len(names) != 1:

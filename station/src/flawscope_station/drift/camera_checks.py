@@ -293,7 +293,7 @@ class CameraChecks:
                 self._set_fault(product_id, OVEREXPOSED, is_present=kind == OVEREXPOSED)
 
     def _check_form(self, product_id: int, picture: SeenPicture) -> None:
-        """Report that `MANY` pictures in a row have another form, or that this is over."""
+        """Report that `MANY` pictures in a row have another form, or that such a row has ended."""
         words = next((finding.words for finding in picture.findings if finding.code == OTHER_FORM), None)
         count_before = self._other_form_in_row[product_id]
         count = 0 if words is None else count_before + 1

@@ -132,7 +132,7 @@ def score_bets(p: Floats) -> Floats:
 
     The last axis has first the bets of `SHIFTS`, then those of `SPREADS`.
     """
-    z = np.array([_normal_quantile(1 - value) for value in p.ravel()]).reshape(*p.shape, 1)
+    z = np.array([_normal_quantile(1 - p_value) for p_value in p.ravel()]).reshape(*p.shape, 1)
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 
 

@@ -180,6 +180,7 @@ class DriftMonitor(BackgroundThread):
         last_left_out = max(last_reset, last_before_history)
         test = ScoreTest(version, after=last_left_out, bound=self.bounds[product_id])
         alarm_events = self.store.events(ALARM_EVENT, product_id)
+        # the newest event comes first
         alarm = read_note(alarm_events[0].text) if alarm_events else None
         if alarm is not None and alarm.inspection > last_reset:
             test.alarm = alarm
@@ -190,6 +191,7 @@ class DriftMonitor(BackgroundThread):
         acknowledged_events = self.store.events(ACKNOWLEDGED_EVENT, product_id)
         if not acknowledged_events:
             return 0
+        # the newest event comes first
         match = _ACKNOWLEDGED_PATTERN.search(acknowledged_events[0].text)
         return int(match["inspection"]) if match else 0
 

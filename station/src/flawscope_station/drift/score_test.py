@@ -77,6 +77,7 @@ class Change:
 
     def describe(self) -> str:
         """Return one line about the change, with the remedy."""
+        # date, hour and minute
         since = f"{iso(self.since)[:16].replace('T', ' ')} UTC (inspection {self.first})"
         text = f"scores of good parts {_PHRASES[self.how]} since about {since}"
         if self.now is not None and self.how in (HIGHER, LOWER):

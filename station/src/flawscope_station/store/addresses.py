@@ -216,14 +216,14 @@ class Addresses:
         """
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         for row in self.store.database.rows(query.order_by(products.c.id)):
-            number = row.id
+            product_id = row.id
             name = row.name
             if name not in self.products:
                 # folder and sources send their pictures to the entry
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name] = entry
-                self.names[number] = name
-                self.products[name] = number
+                self.names[product_id] = name
+                self.products[name] = product_id
                 self._announce_product(name)
 
     # ---- the models
@@ -327,16 +327,16 @@ class Addresses:
         self, name: str, product: ProductSettings, origin: str, who: str, facts: Mapping[str, object]
     ) -> int:
         """Add a product or a version as `add_product` does; the caller holds the lock."""
-        number = self.store.add_product(name)
+        product_id = self.store.add_product(name)
         assert product.model is not None
-        added_version = self.versions.add(number, product.model, origin, who, facts)
-        version = self.versions.accept_questions(number, added_version, who)
-        self.versions.activate(number, version, who, goes_live=True)
+        added_version = self.versions.add(product_id, product.model, origin, who, facts)
+        version = self.versions.accept_questions(product_id, added_version, who)
+        self.versions.activate(product_id, version, who, goes_live=True)
         if name not in self.products:
-            is_announced = number in self.names  # `names` keeps a product that was removed since the start
+            is_announced = product_id in self.names  # `names` keeps products removed since the start
             self.configured[name] = self.settings[name] = product
-            self.names[number] = name
-            self.products[name] = number  # last, because requests find the product from here on
+            self.names[product_id] = name
+            self.products[name] = product_id  # last, because requests find the product from here on
             if not is_announced:
                 self._announce_product(name)
         return version
@@ -356,8 +356,8 @@ class Addresses:
             StoreError: the removal cannot be recorded; the product stays.
         """
         with self._product_lock:
-            number = self.product_id(name)
-            self.versions.deactivate(number, who, f"product {name}; its records are kept")
+            product_id = self.product_id(name)
+            self.versions.deactivate(product_id, who, f"product {name}; its records are kept")
             del self.products[name]
             self.configured.pop(name, None)
 
@@ -446,11 +446,11 @@ class Addresses:
         Raises:
             NotFoundError: there is no such address.
         """
-        number = self.address_id(name)
+        address_id = self.address_id(name)
         deadline = self.settings_of(name).deadline
         # the scheme keeps the senders' keys of entries and of products apart
         scheme = ENTRY if name in self.entries else HTTP
-        return Address(name, number, scheme, deadline)
+        return Address(name, address_id, scheme, deadline)
 
     def configured_name(self, name: str) -> str:
         """Return the name under which a product's settings stand: its own name, or that of its entry."""

@@ -225,8 +225,8 @@ class Files:
             can_remove = is_unneeded()
         finally:
             with self._lock:
-                entry = self._removals.pop(digest, 0)
-                was_held_meanwhile = entry == 0  # `hold` has deleted the entry
+                removal_count = self._removals.pop(digest, 0)
+                was_held_meanwhile = removal_count == 0  # `hold` has deleted the entry
         if was_held_meanwhile or not can_remove:
             return False
         with self._lock:
@@ -366,7 +366,7 @@ class Files:
     def _is_of_this_run(self, path: Path) -> bool:
         """Return whether a file was changed since the start of this run.
 
-        If its time lies in the future, it is older: it was written when the clock was ahead.
+        A file whose time lies in the future is older than this run: it was written when the clock was ahead.
         """
         return self._opened_at <= path.stat().st_mtime <= time.time()
 

@@ -680,8 +680,8 @@ class Store:
     def mask_hash(self, number: int) -> str | None:
         """Return the SHA-256 of the mask of an inspection's last verdict; None: there is no mask."""
         with self.database.reading() as connection:
-            last = last_verdicts(connection, [number]).get(number)
-        return None if last is None else last.mask
+            last_verdict = last_verdicts(connection, [number]).get(number)
+        return None if last_verdict is None else last_verdict.mask
 
     # ---- events
 

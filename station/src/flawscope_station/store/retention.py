@@ -276,7 +276,7 @@ class Retention:
         return self.used + self._recent_inflow > FULL_SHARE * self._space
 
     def make_room(self) -> RemovalSummary:
-        """Remove pictures before `keep.space` is exceeded, down to `ROOM_SHARE` of it.
+        """Remove pictures early, until they use only `ROOM_SHARE` of `keep.space`.
 
         There are no pauses in between, because pictures go on coming.
 
@@ -319,7 +319,7 @@ class Retention:
         There may be many older inspections without a picture; the check need not read them.
         """
         with self.database.reading() as connection:
-            newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
+            newest_id = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
             for product_id in self._products(connection):
                 for kind in KINDS:
                     query = select(inspections.c.id).join_from(inspections, pictures)
@@ -329,9 +329,9 @@ class Retention:
                         pictures.c.removed_at.is_(None),
                     )
                     oldest_first = query.order_by(inspections.c.id)
-                    oldest = connection.scalar(oldest_first.limit(1))
+                    oldest_id = connection.scalar(oldest_first.limit(1))
                     # the check goes on after this number
-                    self._checked[product_id, kind] = newest if oldest is None else oldest - 1
+                    self._checked[product_id, kind] = newest_id if oldest_id is None else oldest_id - 1
 
     # ---- pictures
 
@@ -494,9 +494,9 @@ class Retention:
         with self.database.reading() as connection:
             product_ids = self._products(connection)
         # lists are compared by the first field of their first row, the inspection's number: the oldest first
-        oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
+        oldest_first = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
         while needed_bytes() > 0:
-            group = _take_group(oldest, needed_bytes())
+            group = _take_group(oldest_first, needed_bytes())
             if not group:
                 return
             yield group
@@ -571,7 +571,7 @@ def _removable_inspections(connection: Connection, numbers: list[int]) -> list[R
 
     Args:
         connection: Connection of the transaction.
-        numbers: Numbers of the inspections from which to choose.
+        numbers: Numbers of the inspections to check.
     """
     inspection = inspections.c
     has_newest_verdict = inspection.id == last_with_verdict()

@@ -525,8 +525,8 @@ def _days(
     day_number = local_day(counted.c.at, zone, period.first, period.until)
     days = list[str]()
     buckets = list[Bucket]()
-    for number, counts in _counts_by(connection, counted, day_number):
-        date = date_of(number)
+    for day, counts in _counts_by(connection, counted, day_number):
+        date = date_of(day)
         days.append(date.isoformat())
         buckets.append([midnight(date, zone), *counts])
     return days, buckets
@@ -537,7 +537,7 @@ def _counts_by(
 ) -> Iterator[tuple[int, Bucket]]:
     """Group rows by the SQL expression `unit_number`; yield each of its values, and the counts of its group.
 
-    The counts are those of a `Bucket`, in the same order, without the time at its beginning.
+    The counts are the values of a `Bucket` after its first value, the time.
     """
     column = counted.c
     unit = unit_number.label("unit")
@@ -593,14 +593,14 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
         .order_by(versions.c.id)
     )
     judging: list[JudgingVersion] = []
-    for number, stored_facts, hour in connection.execute(query):
+    for version_id, stored_facts, hour in connection.execute(query):
         if hour is None:  # the version has not judged
             continue
         facts = json.loads(stored_facts)
         threshold = facts["score_threshold"]
         spread = facts.get("spread")
         since = iso(int(hour) * HOUR)
-        judging.append({"id": number, "threshold": threshold, "spread": spread, "since": since})
+        judging.append({"id": version_id, "threshold": threshold, "spread": spread, "since": since})
     return judging
 
 
@@ -728,8 +728,8 @@ def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -
     hour_number = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
     sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
     by_hour = []
-    for number, *values in connection.execute(select(hour_number, *sums).group_by("hour").order_by("hour")):
-        hour_counts = {"at": int(number) * HOUR}
+    for hour, *values in connection.execute(select(hour_number, *sums).group_by("hour").order_by("hour")):
+        hour_counts = {"at": int(hour) * HOUR}
         for name, value in zip(COUNT_NAMES, values, strict=True):
             hour_counts[name] = int(value)
         by_hour.append(hour_counts)

@@ -179,11 +179,11 @@ def _update_hours(connection: Connection, hour_changes: Mapping[HourKey, Mapping
         hour_changes: Product, version and hour -> name of a sum -> change.
     """
     for (product_id, version_id, hour), changes in hour_changes.items():
-        values = {name: hours.c[name] + change for name, change in changes.items() if change}
-        if not values:
+        new_sums = {name: hours.c[name] + change for name, change in changes.items() if change}
+        if not new_sums:
             continue
         is_of_version = (hours.c.product_id == product_id) & (hours.c.version_id == version_id)
-        connection.execute(sa.update(hours).where(is_of_version, hours.c.hour == hour).values(values))
+        connection.execute(sa.update(hours).where(is_of_version, hours.c.hour == hour).values(new_sums))
 
 
 def _renumber_candidates(connection: Connection, new_numbers: Mapping[int, int]) -> None:
