@@ -113,7 +113,7 @@ def _default_fields() -> dict[str, object]:
     values: dict[str, object] = {}
     for name, field in Inspection.model_fields.items():
         default = field.get_default()
-        values[name] = [] if default == () else default
+        values[name] = [] if default == () else default  # JSON has lists
     return values
 
 

@@ -69,7 +69,7 @@ def _check_name_text(text: str) -> str:
 def _check_cursor(text: str) -> str:
     """Return a cursor unchanged; raise InputError if it is invalid.
 
-    It is checked here because an export decodes the cursor too late: its answer has begun by then.
+    The cursor is checked here because an export decodes it too late: its answer has begun by then.
     """
     decode_cursor(text)
     return text
@@ -93,7 +93,7 @@ _TYPES: dict[Kind, object] = {
 def _value_type(filter_: Filter) -> object:
     """Return the type of a filter's value, as pydantic reads it."""
     if filter_.kind == "choice":
-        return Literal.__getitem__(filter_.words)
+        return Literal.__getitem__(filter_.words)  # one of these words
     return _TYPES[filter_.kind]
 
 

@@ -230,6 +230,7 @@ def _merge_part(
         "record": json.dumps(_merged_record(worst_row, rows)),
     }
     move_verdicts = sa.update(verdicts).where(verdicts.c.inspection_id.in_(removed_numbers))
+    # keys are dropped: they are unique only among the verdicts of one inspection
     connection.execute(move_verdicts.values(inspection_id=worst_row.id, key=None))
     connection.execute(sa.delete(inspections).where(inspections.c.id.in_(removed_numbers)))
     connection.execute(sa.update(inspections).where(inspections.c.id == worst_row.id).values(merged_values))
