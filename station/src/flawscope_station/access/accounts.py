@@ -90,7 +90,7 @@ class Accounts:
     def _insert(self, connection: Connection, row: Mapping[str, object]) -> None:
         """Insert an account into the table.
 
-        A user and a token may not have the same name: a verdict is stored with a name that says no more.
+        A user and a token may not have the same name, because a verdict is stored with nothing but the name.
 
         Args:
             connection: Connection of the transaction.
@@ -189,15 +189,15 @@ class Users(Accounts):
         return self.database.row(select(users).where(users.c.name == name))
 
     def confirm(self, connection: Connection, user: UserRow, new_hash: str | None) -> bool:
-        """Lock a user whose password is still the same, and store a new hash of this password.
+        """Lock a user if the password is unchanged since `user` was read; store a new hash of the password.
 
         Args:
             connection: Connection of the transaction.
             user: User as it was read before the transaction.
-            new_hash: New hash of the same password; None: the stored hash stays.
+            new_hash: New hash to store; None: the stored hash stays.
 
         Returns:
-            Whether the user still has the same password; False: the user was changed or removed meanwhile.
+            Whether the user was locked; False: the password was changed or the user removed meanwhile.
         """
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
         unchanged_id = connection.scalar(select(users.c.id).where(is_unchanged).with_for_update())

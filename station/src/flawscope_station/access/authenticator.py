@@ -64,7 +64,7 @@ class _CachedPerson:
             return None
         if self.expires_at is None:
             return self.person
-        if not self.person.has_token:
+        if not self.person.has_token:  # a session: it ends without an error
             return self.person if is_current(self.expires_at) else None
         if now() < self.expires_at:
             return self.person
@@ -328,7 +328,7 @@ class Access:
     def _look_up_token(self, secret_hash: str) -> _CachedPerson | None:
         """Return the owner of a token, even if it has expired; None: there is no such token.
 
-        The use of a valid token is recorded at most once a minute. So is the use of an invalid one.
+        The use of a token, valid or not, is recorded at most once a minute.
         """
         row = self.tokens.find(secret_hash)
         at = now()

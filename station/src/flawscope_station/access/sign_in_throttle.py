@@ -75,7 +75,7 @@ class SignInThrottle:
         """Count a try as a failure in advance; `record_success` or `cancel` takes that back.
 
         In this way, simultaneous tries count, too. If the name has signed in at this address before, only
-        failures of this name at this address make it wait, not those of other names or at other addresses.
+        failures of this name at this address delay the try, not those of other names or at other addresses.
 
         Args:
             name: Name of the user.
@@ -108,7 +108,7 @@ class SignInThrottle:
         return is_known_address
 
     def record_success(self, name: str, address: str) -> None:
-        """Forget the failures of the name, and count this try at the address as no failure."""
+        """Take a try's count back, forget the failures of the name, and remember the address as known."""
         self.cancel(name, address)
         pair_key, name_key, _ = _throttle_keys(name, address)
         with self._lock:

@@ -339,7 +339,7 @@ class Client:
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
-        # the key lets a repeated request record the verdict once; recorded twice, it must be undone twice
+        # the key keeps a repeated request from recording the verdict twice: it would have to be undone twice
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))
 
@@ -410,10 +410,10 @@ class Client:
         """
         if product is not None:
             return product
-        if joint not in self._default_products:
+        if joint not in self._default_products:  # not asked for yet
             names = []
-            for item in self.products():
-                name = item.found_at if joint and item.found_at else item.name
+            for listed_product in self.products():
+                name = listed_product.found_at if joint and listed_product.found_at else listed_product.name
                 if name not in names:
                     names.append(name)
             if len(names) != 1:

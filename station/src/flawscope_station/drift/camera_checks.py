@@ -104,8 +104,9 @@ class _RecentPictures:
     def _is_sent_again(self, earlier: _AcceptedPicture, key: str | None, label: _Label, at: float) -> bool:
         """Return whether a picture with the pixels of an earlier one was only sent again.
 
-        The same key shows it. So does the same label, if it names a single part, no repeat of the earlier
-        picture was refused, and that picture is not recorded yet or was at most `SENT_AGAIN_SECONDS` ago.
+        True if both have the same key. Also True if both have the same label, which names a single part, no
+        repeat of the earlier picture was refused, and the earlier picture is not recorded yet or was recorded
+        at most `SENT_AGAIN_SECONDS` ago.
         """
         if key is not None and key == earlier.key:
             return True
@@ -131,7 +132,7 @@ class _RecentPictures:
             return
         self.pictures.append(_AcceptedPicture(pixel_hash, key, label))
         has_come_before = label in self.is_label_shared
-        self.is_label_shared[label] = has_come_before
+        self.is_label_shared[label] = has_come_before  # shared from its second picture on
         self.is_label_shared.move_to_end(label)
         if len(self.is_label_shared) > REMEMBERED_LABELS:
             self.is_label_shared.popitem(last=False)
@@ -163,7 +164,8 @@ class CameraChecks:
         self._faults: dict[int, set[str]] = {}  # product -> present kinds of faults
         # product, and fault ("": usual light) -> number of such pictures in a row
         self._light_in_row: dict[tuple[int, str], int] = Counter()
-        self._other_form_in_row: Counter[int] = Counter()  # product -> pictures of another form in a row
+        # product -> number of pictures in a row that have another form
+        self._other_form_in_row: Counter[int] = Counter()
         # product and view -> latest pictures
         self._recent: dict[tuple[int, str | None], _RecentPictures] = {}
         self._lock = threading.Lock()
@@ -187,7 +189,7 @@ class CameraChecks:
             text = f"{self.products[product_id]}: {_WORDS[kind]}"
         else:
             faults.remove(kind)
-            text = None
+            text = None  # the fault is over
         self.report(f"camera_{kind}_{product_id}", text, stops=(kind == FROZEN))
 
     # ---- interlock
@@ -250,7 +252,7 @@ class CameraChecks:
     # ---- observer
 
     def observe(self, recorded: RecordedInspection) -> None:
-        """Check brightness and form of a recorded inspection's pictures, and report faults of the camera."""
+        """Note the pictures of a recorded inspection, check their brightness and form, and report faults."""
         inspection = recorded.inspection
         product_id = inspection.product_id
         if product_id not in self.products:
@@ -291,7 +293,7 @@ class CameraChecks:
                 self._set_fault(product_id, OVEREXPOSED, is_present=kind == OVEREXPOSED)
 
     def _check_form(self, product_id: int, picture: SeenPicture) -> None:
-        """Report that `MANY` pictures in a row have another form, or that this is over."""
+        """Report that `MANY` pictures in a row have another form, or that such a row has ended."""
         words = next((finding.words for finding in picture.findings if finding.code == OTHER_FORM), None)
         count_before = self._other_form_in_row[product_id]
         count = 0 if words is None else count_before + 1

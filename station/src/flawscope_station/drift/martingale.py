@@ -108,10 +108,10 @@ class Capital:
         self._count = 0
 
     def stake(self, factors: Floats) -> None:
-        """Stake the capital on the next number, and update it.
+        """Stake the capital on the next number, and update the capital.
 
         Args:
-            factors: Factors [bets] by which the bets multiply their stakes, with the mean 1.
+            factors: Factors [bets] by which the bets multiply their stakes; their mean is 1 without a change.
         """
         self._count += 1
         # share of the idle capital that begins to bet now, as at the top of this file
@@ -132,7 +132,7 @@ def score_bets(p: Floats) -> Floats:
 
     The last axis has first the bets of `SHIFTS`, then those of `SPREADS`.
     """
-    z = np.array([_normal_quantile(1 - value) for value in p.ravel()]).reshape(*p.shape, 1)
+    z = np.array([_normal_quantile(1 - p_value) for p_value in p.ravel()]).reshape(*p.shape, 1)
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 
 

@@ -163,9 +163,9 @@ class DriftMonitor(BackgroundThread):
     def _begin(self, product_id: int, version: int) -> ScoreTest:
         """Return a new test of a version.
 
-        The test leaves out the inspections before the newest `HISTORY`, those up to the last one of another
-        version, and those up to the last acknowledged alarm. A recorded alarm stays if no other
-        version and no acknowledgement came after it.
+        The test begins after three inspections: the last one of another version, the one at which an alarm
+        was acknowledged last, and the last one before the newest `HISTORY`. A recorded alarm stays if it came
+        after the first two.
         """
         inspection = inspections.c
         is_of_product = on_line(product_id)
@@ -176,12 +176,13 @@ class DriftMonitor(BackgroundThread):
             is_of_other_version = (inspection.id > last_before_history) & (inspection.version_id != version)
             last_of_other_query = select(func.max(inspection.id)).where(is_of_product, is_of_other_version)
             last_of_other_version = connection.scalar(last_of_other_query) or 0
-        after = max(last_of_other_version, self._last_acknowledged(product_id))
-        start = max(after, last_before_history)
-        test = ScoreTest(version, after=start, bound=self.bounds[product_id])
+        last_reset = max(last_of_other_version, self._last_acknowledged(product_id))
+        last_left_out = max(last_reset, last_before_history)
+        test = ScoreTest(version, after=last_left_out, bound=self.bounds[product_id])
         alarm_events = self.store.events(ALARM_EVENT, product_id)
+        # the newest event comes first
         alarm = read_note(alarm_events[0].text) if alarm_events else None
-        if alarm is not None and alarm.inspection > after:
+        if alarm is not None and alarm.inspection > last_reset:
             test.alarm = alarm
         return test
 
@@ -190,6 +191,7 @@ class DriftMonitor(BackgroundThread):
         acknowledged_events = self.store.events(ACKNOWLEDGED_EVENT, product_id)
         if not acknowledged_events:
             return 0
+        # the newest event comes first
         match = _ACKNOWLEDGED_PATTERN.search(acknowledged_events[0].text)
         return int(match["inspection"]) if match else 0
 

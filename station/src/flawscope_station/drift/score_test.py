@@ -77,6 +77,7 @@ class Change:
 
     def describe(self) -> str:
         """Return one line about the change, with the remedy."""
+        # date, hour and minute
         since = f"{iso(self.since)[:16].replace('T', ' ')} UTC (inspection {self.first})"
         text = f"scores of good parts {_PHRASES[self.how]} since about {since}"
         if self.now is not None and self.how in (HIGHER, LOWER):
@@ -205,8 +206,8 @@ class ScoreTest:
             log_factors: Logarithms of the factors of the bets [bets].
             factors: Factors of the bets [bets].
         """
-        has_lost = self._gains <= 0.0  # the best beginning of such a bet moves to this inspection
-        # number, time, number of passed inspections before, and the sum of their p-values
+        has_lost = self._gains <= 0.0  # a bet that has lost since its best beginning begins again here
+        # inspection's number and time, number of passed inspections before it, and sum of their p-values
         self._beginnings[has_lost] = row.number, row.at, self.good, self._p_value_sum
         self._gains = np.maximum(self._gains, 0.0) + log_factors
         self._capital.stake(factors)

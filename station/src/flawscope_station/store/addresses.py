@@ -164,10 +164,10 @@ class Addresses:
         self._load_products(name)
 
     def _add_model(self, name: str) -> tuple[bool, int]:
-        """Add a version with the model file that the settings name for an address.
+        """Add the configured model file of an address as a version.
 
         Returns:
-            Whether the version is new, and its number.
+            Whether the version is new, and the number of the version.
         """
         number = self.address_id(name)
         model = self.configured[name].model
@@ -216,14 +216,14 @@ class Addresses:
         """
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         for row in self.store.database.rows(query.order_by(products.c.id)):
-            number = row.id
+            product_id = row.id
             name = row.name
             if name not in self.products:
                 # folder and sources send their pictures to the entry
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name] = entry
-                self.names[number] = name
-                self.products[name] = number
+                self.names[product_id] = name
+                self.products[name] = product_id
                 self._announce_product(name)
 
     # ---- the models
@@ -242,9 +242,9 @@ class Addresses:
 
     def _open(self, name: str, product: ProductSettings) -> None:
         """Activate or resume a version of one product or entry, as `open` does for all."""
-        number = self.address_id(name)
+        address_id = self.address_id(name)
         if product.model is None:  # the model is made on the station's pages
-            self.versions.resume(number)
+            self.versions.resume(address_id)
             return
         try:
             if name in self._added_versions:  # an entry, whose model was added at the start
@@ -252,7 +252,7 @@ class Addresses:
             else:
                 is_new, version = self._add_model(name)
         except InputError as error:
-            resumed = self.versions.resume(number)
+            resumed = self.versions.resume(address_id)
             if resumed is None:
                 raise
             self.say(f"{name}: {error}; version {resumed} goes on")
@@ -260,11 +260,11 @@ class Addresses:
         resumed = None
         if not is_new:  # a new model file is activated; otherwise the last active version is resumed
             try:
-                resumed = self.versions.resume(number)
+                resumed = self.versions.resume(address_id)
             except InputError as error:
                 self.say(f"{name}: {error}; going on with {product.model}")
         if resumed is None:
-            self.versions.activate(number, version, STATION_USER)
+            self.versions.activate(address_id, version, STATION_USER)
         elif resumed != version:
             self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {version}")
 
@@ -280,8 +280,8 @@ class Addresses:
             who: Person who adds it.
 
         Raises:
-            InputError: the settings name a joint model and the file is none, or vice versa; or the joint
-                model does not have the product.
+            InputError: the settings name a joint model and the file is of a single product, or vice versa; or
+                the joint model does not have the product.
         """
         product_id = self.product_id(name)
         entry = self._entry_of.get(name)
@@ -327,16 +327,16 @@ class Addresses:
         self, name: str, product: ProductSettings, origin: str, who: str, facts: Mapping[str, object]
     ) -> int:
         """Add a product or a version as `add_product` does; the caller holds the lock."""
-        number = self.store.add_product(name)
+        product_id = self.store.add_product(name)
         assert product.model is not None
-        added_version = self.versions.add(number, product.model, origin, who, facts)
-        version = self.versions.accept_questions(number, added_version, who)
-        self.versions.activate(number, version, who, goes_live=True)
+        added_version = self.versions.add(product_id, product.model, origin, who, facts)
+        version = self.versions.accept_questions(product_id, added_version, who)
+        self.versions.activate(product_id, version, who, goes_live=True)
         if name not in self.products:
-            is_announced = number in self.names  # a product that was removed since the start is still there
+            is_announced = product_id in self.names  # `names` keeps products removed since the start
             self.configured[name] = self.settings[name] = product
-            self.names[number] = name
-            self.products[name] = number  # last, because requests find the product from here on
+            self.names[product_id] = name
+            self.products[name] = product_id  # last, because requests find the product from here on
             if not is_announced:
                 self._announce_product(name)
         return version
@@ -356,8 +356,8 @@ class Addresses:
             StoreError: the removal cannot be recorded; the product stays.
         """
         with self._product_lock:
-            number = self.product_id(name)
-            self.versions.deactivate(number, who, f"product {name}; its records are kept")
+            product_id = self.product_id(name)
+            self.versions.deactivate(product_id, who, f"product {name}; its records are kept")
             del self.products[name]
             self.configured.pop(name, None)
 
@@ -446,11 +446,11 @@ class Addresses:
         Raises:
             NotFoundError: there is no such address.
         """
-        number = self.address_id(name)
+        address_id = self.address_id(name)
         deadline = self.settings_of(name).deadline
         # the scheme keeps the senders' keys of entries and of products apart
         scheme = ENTRY if name in self.entries else HTTP
-        return Address(name, number, scheme, deadline)
+        return Address(name, address_id, scheme, deadline)
 
     def configured_name(self, name: str) -> str:
         """Return the name under which a product's settings stand: its own name, or that of its entry."""

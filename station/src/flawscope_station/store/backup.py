@@ -110,7 +110,7 @@ def _check_target(path: Path, home: Path, has_database: bool) -> None:
     Args:
         path: Path of the new backup.
         home: Folder of the station.
-        has_database: Whether the folder has SQLite's database.
+        has_database: Whether the station has SQLite, so that its database lies in the folder.
     """
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}: make it first")

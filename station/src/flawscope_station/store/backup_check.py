@@ -108,7 +108,7 @@ def _matches_hash(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
     kind = inner_path.parts[0]
     if kind in (PICTURES, MASKS) and _HASH.fullmatch(inner_path.stem):
         return digest.hexdigest() == inner_path.stem
-    if kind == MODELS:
+    if kind == MODELS:  # the folder's name is the beginning of the hash
         return digest.hexdigest().startswith(inner_path.parent.name)
     return True
 
@@ -131,6 +131,7 @@ def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
         (inspection_count,) = connection.execute("SELECT count(*) FROM inspections").fetchone()
         for kind, query in queries:
             for digest, suffix in connection.execute(query):
+                # the first three digits of the hash name the folder
                 if f"{kind}/{digest[:3]}/{digest}{suffix}" not in names:
                     missing_count += 1
     return inspection_count, missing_count

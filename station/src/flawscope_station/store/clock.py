@@ -66,11 +66,12 @@ class Clock:
         """
         time_limit = self.at - age
         inspection = inspections.c
-        # all inspections before the end of a search for this or a longer age are old enough: go on from there
+        # a search for this or a longer age found all inspections before its end old enough: begin at its end
         earlier_ends = [number for cached_age, number in self._first_younger.items() if cached_age >= age]
         start = max(earlier_ends, default=0)
         # the plus keeps SQLite from using the index of times: it shall read the rows in the order of numbers
         at = literal_column("+inspections.at", BigInteger)
+        # a time ahead of the clock was recorded by a wrong clock: it does not end the search
         younger = select(inspection.id).where(
             inspection.id >= start, at > time_limit, at <= self.at + CLOCK_TOLERANCE
         )

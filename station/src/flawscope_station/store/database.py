@@ -155,7 +155,7 @@ class Database:
         rows that refer to a removed row, the check would read millions of rows from end to end.
         """
         with self._translated_errors(), self._write_turn(), self._writer.connect() as connection:
-            self._set_patience(connection, None)  # a table of millions takes its time
+            self._set_patience(connection, None)  # no limit: a table with millions of rows takes long
             sqlite_connection = self._sqlite_connection(connection) if self.is_sqlite else None
             if sqlite_connection is not None:
                 sqlite_connection.execute("PRAGMA foreign_keys = OFF")
@@ -255,9 +255,8 @@ class Database:
             reason = one_line_message(driver_error or error)
             error_code = str(getattr(driver_error, "sqlstate", None) or "")
             if "disk is full" in reason or error_code == POSTGRES_DISK_FULL:
-                # `full` is the reason as text
                 self.full = f"the disk of {self.name} is full; free some space"
-                # senders of parts get a text without the name of the database
+                # a sender of parts reads `sender_text`, which does not name the database
                 sender_text = "the disk of the database is full; free some space"
                 raise StoreError(self.full, "disk_full", sender_text) from None
             if self._is_silent(driver_error):
@@ -343,6 +342,7 @@ class Database:
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
         earlier_row_ids = dict(self._last_row_ids)
         for table, table_indexes in groupby(self.rows(indexes), attrgetter("tbl_name")):
+            # one row with one column
             ((last_row_id,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
             # -1: the first call updates a table even if it is empty
             if last_row_id <= GROWTH * earlier_row_ids.get(table, -1):

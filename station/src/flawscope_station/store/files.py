@@ -78,8 +78,8 @@ class Files:
         self.folder = Path(folder)
         self._holds: Counter[str] = Counter()  # hash -> number of callers that hold the file
         self._held_sizes: dict[str, int] = {}  # hash of a held new picture -> bytes
-        # Hash of a file, or first digits of it -> number of removals under way. `hold` deletes the entry of
-        # its file, which stops these removals.
+        # hash of a file, or the hash's first digits -> number of removals under way; `hold` deletes the entry
+        # of the file that it protects, which stops the removals of this file
         self._removals: Counter[str] = Counter()
         self.written = 0
         self._lock = threading.Lock()
@@ -128,7 +128,7 @@ class Files:
         If the folder has no identity yet, it gets one.
 
         Raises:
-            InputError: it cannot be read, or is damaged.
+            InputError: the identity cannot be read, or is damaged.
         """
         path = self.identity_path
         try:
@@ -225,8 +225,8 @@ class Files:
             can_remove = is_unneeded()
         finally:
             with self._lock:
-                entry = self._removals.pop(digest, 0)
-                was_held_meanwhile = entry == 0  # `hold` has deleted the entry
+                removal_count = self._removals.pop(digest, 0)
+                was_held_meanwhile = removal_count == 0  # `hold` has deleted the entry
         if was_held_meanwhile or not can_remove:
             return False
         with self._lock:
@@ -327,7 +327,7 @@ class Files:
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
             files.sync_folder(target.parent)
-            files.sync_folder(target.parent.parent)
+            files.sync_folder(target.parent.parent)  # the target's folder may be new
         except OSError as error:
             raise write_error(target, error) from None
 
@@ -366,7 +366,7 @@ class Files:
     def _is_of_this_run(self, path: Path) -> bool:
         """Return whether a file was changed since the start of this run.
 
-        If its time lies in the future, it is older: it was written when the clock was ahead.
+        A file whose time lies in the future is older than this run: it was written when the clock was ahead.
         """
         return self._opened_at <= path.stat().st_mtime <= time.time()
 
@@ -536,7 +536,7 @@ def _lock_file(file: IO[bytes]) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # one byte
     else:
         import fcntl
 

@@ -163,7 +163,7 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
 
 
 def lock_products(connection: Connection, product_ids: Collection[int]) -> None:
-    """Lock products: until the transaction ends, no other one can add or remove their inspections."""
+    """Lock products: no other transaction can add or remove their inspections until this one ends."""
     query = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
     connection.execute(query.with_for_update(key_share=True)).all()
 

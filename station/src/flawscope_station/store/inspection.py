@@ -363,8 +363,8 @@ def request_key(scheme: str, key: str) -> str:
     """Return the key of a request as it is stored.
 
     Args:
-        scheme: Scheme of the address: `HTTP` for a product, `ENTRY` for an entry. It keeps the keys of both
-            apart.
+        scheme: Scheme of the address: `HTTP` for a product, `ENTRY` for an entry. The two schemes keep the
+            keys of both apart.
         key: Key from the sender.
     """
     return f"{scheme}:{key}"
@@ -373,7 +373,7 @@ def request_key(scheme: str, key: str) -> str:
 def part_keys(key: str, count: int) -> tuple[str, ...]:
     """Return the keys of the parts of a request that sends several parts.
 
-    They have the form SCHEME/NUMBER:KEY. The "/" keeps them apart from the keys of requests, SCHEME:KEY.
+    The keys have the form SCHEME/PLACE:KEY. The "/" keeps them apart from the keys of requests, SCHEME:KEY.
 
     Args:
         key: Key of the request, from `request_key`.

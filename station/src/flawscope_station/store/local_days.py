@@ -69,7 +69,7 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
         for hour_begin in range(day_begin, day_begin + DAY, HOUR):
             if offset_at(zone, hour_begin) != offset_at(zone, hour_begin + HOUR):
                 zone_offsets.append((hour_begin + HOUR, offset_at(zone, hour_begin)))
-    last_moment = max(first_hour, until - 1)  # `until` itself is after the last offset
+    last_moment = max(first_hour, until - 1)  # the last microsecond before `until`
     zone_offsets.append((until, offset_at(zone, last_moment)))
     return zone_offsets
 

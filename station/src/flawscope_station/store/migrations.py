@@ -89,7 +89,7 @@ def migrate(connection: Connection) -> None:
     steps = _steps(STEPS)
 
     def steps_to_newest(version: str, context: MigrationContext) -> object:
-        return steps._upgrade_revs("head", version)  # as Alembic's own command `upgrade`
+        return steps._upgrade_revs("head", version)  # as Alembic's command `upgrade` does
 
     context = MigrationContext.configure(connection, opts={"fn": steps_to_newest, "script": steps})
     with _migration_lock, Operations.context(context):
@@ -106,9 +106,9 @@ def make_tables(connection: Connection) -> None:
 def _copied(tables: MetaData) -> MetaData:
     """Return a copy of the tables for one call of `create_all`, which marks the tables that it creates.
 
-    Two tables have foreign keys to each other. In PostgreSQL, SQLAlchemy creates both tables first, and adds
-    such a key afterwards. It then marks the key permanently as one to add later. SQLite cannot add keys, so
-    that tables created there from the same objects would lack the key.
+    Two tables have foreign keys to each other. In PostgreSQL, SQLAlchemy creates both tables first, then adds
+    the second key, and marks that key permanently as one to add later. SQLite cannot add keys later: tables
+    created there from the same objects would lack the key.
     """
     copy = MetaData(naming_convention=tables.naming_convention)
     for table in tables.tables.values():

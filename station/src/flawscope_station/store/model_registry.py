@@ -254,8 +254,8 @@ class ModelRegistry:
             raise InputError(f"version {number}: {error}") from None
         origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
         with self._temporary_file(model.with_rate(rate), row.file) as path:
-            original = facts.get(RATE_OF, number)  # a copy of a copy has the number of the first version
-            return self.add(product_id, path, origin, who, {RATE_OF: original})
+            original_number = facts.get(RATE_OF, number)  # a copy of a copy names the first version
+            return self.add(product_id, path, origin, who, {RATE_OF: original_number})
 
     def _version_at_configured_rate(self, product_id: int, number: int) -> int:
         """Return the number of a version that has the false-alarm rate of the settings.
@@ -448,9 +448,9 @@ class ModelRegistry:
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
         """Open a version and let it judge from now on; it also judges pictures that are waiting.
 
-        A version of a joint model judges for all products of the model. A product of
-        the entry that the model does not know is left without an active version. If the settings name another
-        false-alarm rate, a version with that rate is added and activated instead.
+        A version of a joint model judges for all products of the model. A product of the entry that the model
+        does not know is left without an active version. If the settings name another false-alarm rate, a
+        version with that rate is added and activated instead.
 
         Args:
             product_id: Number of the product or entry.
@@ -517,9 +517,9 @@ class ModelRegistry:
         retained_facts = {name: facts[name] for name in (RATE_OF, DRAFT) if name in facts}
         with self._temporary_file(model, rows[0].file) as path:
             if model.facts.is_joint:
-                rows_by_product = {json.loads(row.facts).get("product"): row for row in rows}
-                entry_row = rows_by_product.pop(None)  # the row of the entry names no product
-                station_names = {name: str(row.called) for name, row in rows_by_product.items()}
+                row_by_product = {json.loads(row.facts).get("product"): row for row in rows}
+                entry_row = row_by_product.pop(None)  # the row of the entry names no product
+                station_names = {name: str(row.called) for name, row in row_by_product.items()}
                 version_ids = self.add_joint(entry_row.product_id, path, station_names, origin, who)
                 new_number = version_ids[product_id]
             else:
@@ -609,8 +609,8 @@ class ModelRegistry:
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """Return the rows of a version, and of all versions that are activated together with it.
 
-        Together with a version of a joint model, those of its entry and of all its products are activated.
-        Otherwise there is only the row of the version. Each row has the name of its product in the column
+        A version of a joint model is activated together with the versions of its entry and of all its
+        products. Any other version is activated alone. Each row has the name of its product in the column
         `called`.
 
         Raises:
@@ -640,7 +640,7 @@ class ModelRegistry:
             return connection.execute(query.where(versions.c.hash == version_row.hash, is_affected)).all()
 
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
-        """Open the model of versions of the same file.
+        """Open the model file that versions share.
 
         Args:
             rows: Rows from `_same_file_rows`.

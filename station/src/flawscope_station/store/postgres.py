@@ -81,7 +81,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 def use_patient_connections(engine: Engine) -> None:
-    """Make an engine open each connection as a `Connection`, whose patience is reset in the pool."""
+    """Make an engine open each connection as a `Connection`, and reset its patience after each use."""
 
     @event.listens_for(engine, "do_connect")
     def connect(

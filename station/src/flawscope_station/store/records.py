@@ -113,7 +113,7 @@ def _default_fields() -> dict[str, object]:
     values: dict[str, object] = {}
     for name, field in Inspection.model_fields.items():
         default = field.get_default()
-        values[name] = [] if default == () else default
+        values[name] = [] if default == () else default  # JSON has lists
     return values
 
 
@@ -629,10 +629,10 @@ class Store:
             product_id: Number of the product.
             number: Number of the inspection.
             verdict: Verdict: good, defect, skip or undo.
-            who: Person who gives it.
+            who: Person who gives the verdict.
             mask: SHA-256 of the file that holds the mask.
             note: Note of the person.
-            key: Key from the sender, under which the verdict is recorded once; None: it has no key.
+            key: Key from the sender, under which the verdict is recorded once; None: the sender gave no key.
             kind: Kind of the defect, as the person names it; "": not named.
             replaces: Number of the verdict that the person saw, and wants to replace; 0: the person saw no
                 verdict; None: only a verdict of the same person may be replaced.
@@ -680,8 +680,8 @@ class Store:
     def mask_hash(self, number: int) -> str | None:
         """Return the SHA-256 of the mask of an inspection's last verdict; None: there is no mask."""
         with self.database.reading() as connection:
-            last = last_verdicts(connection, [number]).get(number)
-        return None if last is None else last.mask
+            last_verdict = last_verdicts(connection, [number]).get(number)
+        return None if last_verdict is None else last_verdict.mask
 
     # ---- events
 
@@ -943,7 +943,7 @@ def _apply_verdicts(connection: Connection, old_row: InspectionRow) -> None:
 
 
 def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
-    """Return what an inspection with this decision and verdict adds to the columns of its hour."""
+    """Return the counts that an inspection with this decision and verdict adds to the columns of its hour."""
     return {
         "reviewed": int(verdict is not None),
         "defects": int(verdict == DEFECT),
@@ -1058,7 +1058,7 @@ def _describe(
         "note": "" if last_verdict is None else last_verdict.note,
         "has_mask": last_verdict is not None and bool(last_verdict.mask),
     }
-    computed |= _describe_verdict(last_verdict if row.verdict else None)  # a skip is no verdict in the row
+    computed |= _describe_verdict(last_verdict if row.verdict else None)  # `row.verdict` is None after a skip
     # fields with a column of the same name
     columns = {name: getattr(row, name) for name in _DEFAULTS if name not in computed and hasattr(row, name)}
     columns |= {name: getattr(row, name) for name in _FURTHER_FACTS if name not in record}

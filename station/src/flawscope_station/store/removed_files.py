@@ -55,7 +55,7 @@ def find_file_keys(
 
     Args:
         database: Database of the station.
-        address: Number of the product, or of the entry whose products' rows are returned.
+        address: Number of the product; or number of an entry: the rows of all its products are returned.
         conditions: SQL conditions on the rows.
     """
     query = select(removed_files).where(_is_at_address(address), *conditions)

@@ -186,11 +186,11 @@ class Retention:
         self.clock = clock
         self._report_alive = report_alive
         self._space = keep.space  # bytes; None: no limit
-        self._counted_bytes = 0  # of all pictures, at the last count
+        self._counted_bytes = 0  # bytes of all pictures at the last count
         self._written_at_count = files.written  # value of `Files.written` at the last count
-        self._is_freeing = False  # pictures are being removed for space
-        self._is_hurried = False  # without pauses
-        self._freed_in_pauses = RemovalSummary()  # removed for space in pauses of other work
+        self._is_freeing = False  # whether pictures are being removed for space
+        self._is_hurried = False  # whether removals make no pauses
+        self._freed_in_pauses = RemovalSummary()  # what was removed for space in pauses of other work
         # bytes that arrived during the last calls of `make_room`; the next call frees room for them, too
         self._recent_inflow = 0
         self._ended = ended or threading.Event()
@@ -244,6 +244,7 @@ class Retention:
         newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         present_pictures = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
         present_pictures = present_pictures.where(pictures.c.removed_at.is_(None))
+        # a picture stays if a newer inspection, which is not due, shows it, too
         is_shown_by_newer = is_shown(_is_after(newest_due_by_kind))
         due_pictures = present_pictures.where(~is_shown_by_newer, ~IS_LEARNT)
         with self.database.reading() as connection:
@@ -254,7 +255,7 @@ class Retention:
             first_record = connection.scalar(select(func.min(inspections.c.id)))
             last_record = connection.scalar(select(func.max(inspections.c.id))) or 0
         newest_due_record = self._newest_due(RECORDS)
-        record_share = 0.0
+        record_share = 0.0  # share of the records to remove
         if newest_due_record and first_record is not None:
             due_records = max(0, newest_due_record - first_record + 1)
             record_share = due_records / (last_record - first_record + 1)
@@ -275,7 +276,7 @@ class Retention:
         return self.used + self._recent_inflow > FULL_SHARE * self._space
 
     def make_room(self) -> RemovalSummary:
-        """Remove pictures before `keep.space` is exceeded, down to `ROOM_SHARE` of it.
+        """Remove pictures early, until they use only `ROOM_SHARE` of `keep.space`.
 
         There are no pauses in between, because pictures go on coming.
 
@@ -289,7 +290,7 @@ class Retention:
         written_before = self.files.written
         try:
             with suppress(_EndedError):  # the summary has what was removed until then
-                # twice: for the pictures that come during this call, and for those that `is_full` expects
+                # room for the inflow twice: it comes during this call, and `is_full` expects it once more
                 limit = int(ROOM_SHARE * self._space) - 2 * self._recent_inflow
                 self._remove_by_space(limit, summary)
         finally:
@@ -318,7 +319,7 @@ class Retention:
         There may be many older inspections without a picture; the check need not read them.
         """
         with self.database.reading() as connection:
-            newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
+            newest_id = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
             for product_id in self._products(connection):
                 for kind in KINDS:
                     query = select(inspections.c.id).join_from(inspections, pictures)
@@ -328,9 +329,9 @@ class Retention:
                         pictures.c.removed_at.is_(None),
                     )
                     oldest_first = query.order_by(inspections.c.id)
-                    oldest = connection.scalar(oldest_first.limit(1))
+                    oldest_id = connection.scalar(oldest_first.limit(1))
                     # the check goes on after this number
-                    self._checked[product_id, kind] = newest if oldest is None else oldest - 1
+                    self._checked[product_id, kind] = newest_id if oldest_id is None else oldest_id - 1
 
     # ---- pictures
 
@@ -404,7 +405,7 @@ class Retention:
                 is_removed = PICTURE.in_(removed_keys)
                 connection.execute(update(pictures).where(is_removed).values(removed_at=now()))
             removed_rows = [present_pictures[key] for key in removed_keys]
-            row_by_hash = {row.picture: row for row in removed_rows}
+            row_by_hash = {row.picture: row for row in removed_rows}  # each file once
             for row in row_by_hash.values():
                 # the file stays where another product has the same picture
                 if self._stray_files.discard(PICTURES, row.picture, row.suffix):
@@ -448,17 +449,17 @@ class Retention:
         start = time.monotonic()
         with self.database.writing() as connection:
             lock_products(connection, self._products(connection))
-            picture_rows = _removable_inspections(connection, numbers)
-            removed_numbers = [row.id for row in picture_rows]
-            picture_rows += _views_of(connection, removed_numbers)
+            removed_rows = _removable_inspections(connection, numbers)
+            removed_numbers = [row.id for row in removed_rows]
+            removed_rows += _views_of(connection, removed_numbers)
             is_verdict_on_removed = verdicts.c.inspection_id.in_(removed_numbers)
             mask_query = select(verdicts.c.mask).where(is_verdict_on_removed)
             masks = {mask for mask in connection.execute(mask_query).scalars() if mask is not None}
             connection.execute(delete(verdicts).where(is_verdict_on_removed))
             connection.execute(delete(views).where(views.c.inspection_id.in_(removed_numbers)))
             connection.execute(delete(inspections).where(inspections.c.id.in_(removed_numbers)))
-            keep_file_keys(connection, [row for row in picture_rows if row.source == FOLDER])
-            picture_keys = {(row.product_id, row.hash) for row in picture_rows}
+            keep_file_keys(connection, [row for row in removed_rows if row.source == FOLDER])
+            picture_keys = {(row.product_id, row.hash) for row in removed_rows}
             connection.execute(delete(pictures).where(PICTURE.in_(picture_keys), ~is_shown(), ~IS_LEARNT))
         for mask in masks:
             self._stray_files.discard(MASKS, mask, MASK_SUFFIX)
@@ -492,10 +493,10 @@ class Retention:
         """
         with self.database.reading() as connection:
             product_ids = self._products(connection)
-        # lists of rows are merged by their first row, which begins with the number of the inspection
-        oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
+        # lists are compared by the first field of their first row, the inspection's number: the oldest first
+        oldest_first = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in product_ids))
         while needed_bytes() > 0:
-            group = _take_group(oldest, needed_bytes())
+            group = _take_group(oldest_first, needed_bytes())
             if not group:
                 return
             yield group
@@ -570,7 +571,7 @@ def _removable_inspections(connection: Connection, numbers: list[int]) -> list[R
 
     Args:
         connection: Connection of the transaction.
-        numbers: Numbers of the inspections from which to choose.
+        numbers: Numbers of the inspections to check.
     """
     inspection = inspections.c
     has_newest_verdict = inspection.id == last_with_verdict()

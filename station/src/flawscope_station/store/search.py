@@ -69,7 +69,7 @@ def _check_name_text(text: str) -> str:
 def _check_cursor(text: str) -> str:
     """Return a cursor unchanged; raise InputError if it is invalid.
 
-    It is checked here because an export decodes the cursor too late: its answer has begun by then.
+    The cursor is checked here because an export decodes it too late: its answer has begun by then.
     """
     decode_cursor(text)
     return text
@@ -93,7 +93,7 @@ _TYPES: dict[Kind, object] = {
 def _value_type(filter_: Filter) -> object:
     """Return the type of a filter's value, as pydantic reads it."""
     if filter_.kind == "choice":
-        return Literal.__getitem__(filter_.words)
+        return Literal.__getitem__(filter_.words)  # one of these words
     return _TYPES[filter_.kind]
 
 
@@ -185,8 +185,8 @@ def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iter
 def _has_many_matches(connection: Connection, product_id: int, conditions: list[ColumnElement[bool]]) -> bool:
     """Return whether at least `MAX_SORTED_MATCHES` inspections meet all conditions; PostgreSQL: always False.
 
-    With so many, walking through all inspections in order is faster than sorting the matches. SQLite cannot
-    estimate the number of matches, so that it is counted here. PostgreSQL can, and decides by itself.
+    With so many matches, walking through all inspections in order is faster than sorting the matches. SQLite
+    cannot estimate their number: they are counted here. PostgreSQL estimates it, and decides by itself.
     """
     if not conditions or connection.dialect.name != "sqlite":
         return False
@@ -231,7 +231,7 @@ def condition(filter_: Filter, value: Value, avoids_index: bool = False) -> Colu
     Args:
         filter_: Filter.
         value: Value to compare with.
-        avoids_index: Whether to keep SQLite from using an index: it then walks through all inspections.
+        avoids_index: Whether SQLite must walk through all inspections instead of using an index.
     """
     if filter_.kind == "choice":
         return next(choice.condition for choice in filter_.choices if choice.word == value)
@@ -250,7 +250,7 @@ def condition(filter_: Filter, value: Value, avoids_index: bool = False) -> Colu
 
 
 def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Return the condition that a column equals a text; BEGINNING* stands for all texts that begin so."""
+    """Return the condition that a column equals a text, or, for BEGINNING*, that it begins with BEGINNING."""
     if not text.endswith("*"):
         return column == text
     prefix = text.rstrip("*")
@@ -427,8 +427,7 @@ def trends(
 def _first_moment(connection: Connection, product_id: int, since: int | None, until: int) -> int:
     """Return the beginning of the first hour with inspections, or `since` if that is later.
 
-    If there are no inspections, it is `until`, so that the period is empty. All times are microseconds since
-    1970.
+    Without inspections, `until` is returned: the period is empty. All times are microseconds since 1970.
     """
     query = select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
     first_hour = connection.execute(query).scalar_one()
@@ -472,8 +471,8 @@ def _hour_counts(product_id: int) -> Select[tuple[object, ...]]:
 def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
     """Return a query of a product's inspections that has the columns of `_hour_counts`.
 
-    Each inspection is a row like an hour with a single inspection: its counts are 1 or 0, and sum, minimum
-    and maximum of the scores are its own score.
+    Each row is one inspection: its counts are 1 or 0, and its score is the sum, minimum and maximum of the
+    scores.
     """
     inspection = inspections.c
     is_anomalous = inspection.anomalous & ~inspection.tolerated
@@ -526,8 +525,8 @@ def _days(
     day_number = local_day(counted.c.at, zone, period.first, period.until)
     days = list[str]()
     buckets = list[Bucket]()
-    for number, counts in _counts_by(connection, counted, day_number):
-        date = date_of(number)
+    for day, counts in _counts_by(connection, counted, day_number):
+        date = date_of(day)
         days.append(date.isoformat())
         buckets.append([midnight(date, zone), *counts])
     return days, buckets
@@ -538,7 +537,7 @@ def _counts_by(
 ) -> Iterator[tuple[int, Bucket]]:
     """Group rows by the SQL expression `unit_number`; yield each of its values, and the counts of its group.
 
-    The counts are those of a `Bucket`, in the same order, without the time at its beginning.
+    The counts are the values of a `Bucket` after its first value, the time.
     """
     column = counted.c
     unit = unit_number.label("unit")
@@ -594,14 +593,14 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
         .order_by(versions.c.id)
     )
     judging: list[JudgingVersion] = []
-    for number, stored_facts, hour in connection.execute(query):
+    for version_id, stored_facts, hour in connection.execute(query):
         if hour is None:  # the version has not judged
             continue
         facts = json.loads(stored_facts)
         threshold = facts["score_threshold"]
         spread = facts.get("spread")
         since = iso(int(hour) * HOUR)
-        judging.append({"id": number, "threshold": threshold, "spread": spread, "since": since})
+        judging.append({"id": version_id, "threshold": threshold, "spread": spread, "since": since})
     return judging
 
 
@@ -729,8 +728,8 @@ def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -
     hour_number = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
     sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
     by_hour = []
-    for number, *values in connection.execute(select(hour_number, *sums).group_by("hour").order_by("hour")):
-        hour_counts = {"at": int(number) * HOUR}
+    for hour, *values in connection.execute(select(hour_number, *sums).group_by("hour").order_by("hour")):
+        hour_counts = {"at": int(hour) * HOUR}
         for name, value in zip(COUNT_NAMES, values, strict=True):
             hour_counts[name] = int(value)
         by_hour.append(hour_counts)

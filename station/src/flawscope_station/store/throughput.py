@@ -57,4 +57,4 @@ def reviewed_defects(database: Database, product_id: int, versions: Sequence[int
         .limit(MAX_REVIEWED)
     )
     with database.reading() as connection:
-        return [ReviewedDefect(float(score), float(p)) for score, p in connection.execute(query)]
+        return [ReviewedDefect(float(score), float(p_value)) for score, p_value in connection.execute(query)]

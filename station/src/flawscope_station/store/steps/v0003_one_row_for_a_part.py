@@ -179,11 +179,11 @@ def _update_hours(connection: Connection, hour_changes: Mapping[HourKey, Mapping
         hour_changes: Product, version and hour -> name of a sum -> change.
     """
     for (product_id, version_id, hour), changes in hour_changes.items():
-        values = {name: hours.c[name] + change for name, change in changes.items() if change}
-        if not values:
+        new_sums = {name: hours.c[name] + change for name, change in changes.items() if change}
+        if not new_sums:
             continue
         is_of_version = (hours.c.product_id == product_id) & (hours.c.version_id == version_id)
-        connection.execute(sa.update(hours).where(is_of_version, hours.c.hour == hour).values(values))
+        connection.execute(sa.update(hours).where(is_of_version, hours.c.hour == hour).values(new_sums))
 
 
 def _renumber_candidates(connection: Connection, new_numbers: Mapping[int, int]) -> None:
@@ -215,7 +215,8 @@ def _merge_part(
     removed_numbers = [row.id for row in rows if row is not worst_row]
     verdict_row = _row_with_verdict(worst_row, rows)
     first_key = rows[0].key
-    part_key = first_key and first_key.replace("/0:", ":", 1)  # the key of the first view becomes the part's
+    # the part's key is that of its first view, SCHEME/0:KEY, without the view's place
+    part_key = first_key and first_key.replace("/0:", ":", 1)
     merged_values = {
         "anomalous": part.decision != "good",
         "tolerated": part.decision == "within tolerance",
@@ -229,6 +230,7 @@ def _merge_part(
         "record": json.dumps(_merged_record(worst_row, rows)),
     }
     move_verdicts = sa.update(verdicts).where(verdicts.c.inspection_id.in_(removed_numbers))
+    # keys are dropped: they are unique only among the verdicts of one inspection
     connection.execute(move_verdicts.values(inspection_id=worst_row.id, key=None))
     connection.execute(sa.delete(inspections).where(inspections.c.id.in_(removed_numbers)))
     connection.execute(sa.update(inspections).where(inspections.c.id == worst_row.id).values(merged_values))
@@ -248,7 +250,7 @@ def _view_rows(number: int, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
         view_row = {name: getattr(row, name) for name in common_names}
         view_row["inspection_id"] = number
         view_row["place"] = place
-        view_row["key"] = row.key if row.source == "folder" else None
+        view_row["key"] = row.key if row.source == "folder" else None  # only files keep a key of their view
         view_rows.append(view_row)
     return view_rows
 
@@ -278,7 +280,7 @@ def _merged_review(part: Row[Any], rows: Sequence[Row[Any]], *, has_verdict: boo
 
 
 def _merged_record(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    """Return the record of the most unusual view; that of a challenge part has the results of all views."""
+    """Return the record of the most unusual view; the results of a challenge are merged from all views."""
     record: dict[str, Any] = json.loads(worst_row.record)
     if "challenge" in record:
         view_facts = [json.loads(row.record)["challenge"] for row in rows]
@@ -294,12 +296,12 @@ def _merged_record(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, A
 def _count(
     hour_changes: dict[HourKey, Counter[str]], inspection_row: Row[Any], columns: Mapping[str, Any], sign: int
 ) -> None:
-    """Add an inspection to the changes of the sums of its hour, or subtract it from them.
+    """Count an inspection in the changes of its hour's sums, or take it out of them.
 
     Args:
         hour_changes: Changes of the sums of hours.
         inspection_row: Inspection from which product, version and time are read.
-        columns: Columns that are counted.
+        columns: Values of the inspection to count, by the name of the column.
         sign: 1: add; -1: subtract.
     """
     is_anomalous = bool(columns["anomalous"]) and not columns["tolerated"]
@@ -324,7 +326,7 @@ def _count(
 def _renumbered(facts: object, new_numbers: Mapping[int, int]) -> object:
     """Return the facts of a candidate with new numbers of inspections.
 
-    Numbers of inspections are the numbers in lists, and the values of `id` in objects.
+    The integers in lists and the values of `id` in dictionaries are numbers of inspections.
     """
     if isinstance(facts, list):
         return [

@@ -39,7 +39,7 @@ def upgrade() -> None:
         f"INSERT INTO jobs (kind, {COMMON_COLUMNS}) SELECT 'corrections', {COMMON_COLUMNS} FROM candidates"
     )
     op.drop_table("candidates")
-    # "" instead of the hash of an earlier release, which was one of all settings
+    # "" replaces the hash of an earlier release, which was made from all settings
     op.execute("UPDATE challenges SET state_hash = ''")
     if op.get_bind().dialect.name == "postgresql":
         next_id = "(SELECT COALESCE(MAX(id), 0) + 1 FROM jobs)"

@@ -28,5 +28,5 @@ def upgrade() -> None:
     op.execute("CREATE INDEX pictures_hash ON pictures (hash)")
     # IF NOT EXISTS, because a few stores of version 0005 were made with these indexes
     op.execute("CREATE INDEX IF NOT EXISTS verdicts_mask ON verdicts (mask) WHERE mask IS NOT NULL")
-    trials = "ON inspections (product_id, id) WHERE purpose = 'trial'"
-    op.execute(f"CREATE INDEX IF NOT EXISTS inspections_trial {trials}")
+    trial_rows = "ON inspections (product_id, id) WHERE purpose = 'trial'"
+    op.execute(f"CREATE INDEX IF NOT EXISTS inspections_trial {trial_rows}")
