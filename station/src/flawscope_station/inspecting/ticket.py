@@ -4,7 +4,7 @@ A part has one ticket with one state, moved under one lock. The object that move
 next one moves it. Each step is one object in one file of this folder:
 
     step    state      by whom, and what happens
-    ask                `web.inspect_api` reads a request over HTTP; `asking.Asking` makes parts of it and
+    ask                `web.inspect_api` reads a request over HTTP; `answers.Asking` makes parts of it and
                        looks up its key. A trigger or PLC (`sources.trigger.shoot`), a folder and a camera
                        (`sources.source`) make parts themselves
     intake  TAKEN      `intake.Intake.take`: every check that may refuse the part has passed; the part has a
@@ -18,7 +18,7 @@ next one moves it. Each step is one object in one file of this folder:
             DONE       the record stands
             FAILED     there is no record, or nobody knows whether there is one
     answer             the step that ends the part calls `inspector.Inspector`, which gives back its place and
-                       memory, then each `Waiter`. `asking.describe_recorded` is the API's answer. The
+                       memory, then each `Waiter`. `answers.describe_recorded` is the API's answer. The
                        recorder hands the record to all listeners, in threads of their own
                        (`core.extension.Observers`), and removes the files of failed parts
 
