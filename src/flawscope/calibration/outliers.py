@@ -360,8 +360,8 @@ def _hiding_question(
 ) -> Unusual | None:
     """Return a question about pictures far out, if the threshold is above half of the clear defects.
 
-    None: no picture is far out, or the threshold is lower; or the defects that the pictures hide are too few
-    to be sure, and `_far_question` returns None.
+    None: no picture is far out, or the threshold is lower. If the defects that the pictures hide are too few
+    to be sure, the result is that of `_far_question`.
 
     Args:
         calibration: The calibration.
@@ -463,16 +463,17 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
     """
     if not before.promised:
         return None
-    falling = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
-    places = [place for place in falling if float(before.severity(new.scores[place])) > CLEARLY_ABOVE]
-    rest = new.without_units(places)
-    if rest.score_threshold >= new.score_threshold:
+    # the highest score first
+    places_by_score = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
+    places = [place for place in places_by_score if float(before.severity(new.scores[place])) > CLEARLY_ABOVE]
+    calibration_without = new.without_units(places)
+    if calibration_without.score_threshold >= new.score_threshold:
         return None
     far_names = tuple(names[place] for place in places)
     it, it_is = ("it", "it is") if len(places) == 1 else ("them", "they are")
     line = (
         f"called anomalous before, good from now on: {join_names(far_names)}; without "
-        f"{it} the score threshold is {rest.score_threshold:.4g} instead of "
+        f"{it} the score threshold is {calibration_without.score_threshold:.4g} instead of "
         f"{new.score_threshold:.4g}; look whether {it_is} good"
     )
     return Unusual(FLAGGED, data_checks.ANOMALOUS_BEFORE.coded(line), far_names)

@@ -101,7 +101,10 @@ def _fit_memory(
 def _predict_all(
     predict: Callable[[Mapping[str, object]], int | None], fits: Mapping[str, Mapping[str, object]]
 ) -> dict[str, int]:
-    """Return the predicted memory in bytes by the fit's label; leave out fits for which `predict` fails."""
+    """Return the predicted memory in bytes by the fit's label, `FIT_MEMORY_LIMIT` where it is unknown.
+
+    Fits for which `predict` fails are left out.
+    """
     memory_by_label = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit meets the same error, and reports it

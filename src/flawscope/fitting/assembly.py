@@ -226,7 +226,7 @@ class FitResult:
         number_by_hash = {self.judged.rows[number].hash: number for number in self._new_pictures()}
         # hash of a picture -> features of its grid cells
         cells = {digest: self.fitted.cells.get(number) for digest, number in number_by_hash.items()}
-        # Looks are left out: before the fit began, pictures that show nothing were looked for
+        # looks are left out: pictures that show nothing were searched for before the fit
         rows = [replace(row, look=None) for row in self.good.pictures]
         unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*number_by_hash], cells=cells)]
         notes, lines = settle(unusual, self.prepared.force)

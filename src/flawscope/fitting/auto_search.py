@@ -215,7 +215,7 @@ class Search:
             place = "deep pictures" if is_deep else "a region"
             return f"defects are not simulated in {place}: give some (--seen)"
         order_of_given = rng.permutation(len(self.given_sources))
-        shuffled_given = [self.given_sources[int(place)] for place in order_of_given]
+        shuffled_given = [self.given_sources[int(index)] for index in order_of_given]
         self.rounds = make_rounds(self.load, self.order, shuffled_given, self.seed, can_simulate)
         self._take_over_trials([look.thumbnail.tobytes() for look in looks if look is not None])
         return None
@@ -479,7 +479,7 @@ class Search:
 
         step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
-        # "auto" would mean "none" in the final fit, because this has at least `MIN_PARTS` parts
+        # "auto" would mean "none" in the final fit, which has at least `MIN_PARTS` parts
         options["augment"] = options.get("augment") or "none"
         options |= {"group": None, "samples": 0, "check": False}
         options["parts"] = range(learnt_count)  # each picture shows another part
@@ -578,7 +578,7 @@ def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> li
     """Return the defective pictures that `seen` names; their masks are not used."""
     if not isinstance(seen, int | str | os.PathLike):
         return [picture for picture, _ in seen]
-    if str(seen).strip() == "0":
+    if str(seen).strip() == "0":  # 0: no defects
         return []
     dataset = images if isinstance(images, Dataset) else None
     return [item.path for item in choose_seen(seen, dataset, seed, say, masked=False)]

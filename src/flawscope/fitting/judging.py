@@ -401,7 +401,7 @@ def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     has_whole_range = whole_range > 1e-6 * max(1.0, abs(whole_peak))
     if not has_whole_range or not tiles_peak > tiles_mean:
         return Fusion(score_kind)
-    # factor * whole + offset: the whole views' mean and peak become those of the tiles
+    # factor * whole + shift: the whole views' mean and peak become those of the tiles
     factor = float((tiles_peak - tiles_mean) / whole_range)
     return Fusion(score_kind, factor, float(tiles_mean - factor * whole_mean))
 

@@ -127,6 +127,7 @@ def update_one(
     known_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
     learnt = [picture.number for picture in to_learn if picture.digest in known_hashes]
     first_candidate, _ = candidates[0]
+    # the first candidate alone has a threshold from the drawn pictures, too
     is_threshold_kept = best.predictor is not first_candidate
     responsible: list[int] = []
     if best.refused:
@@ -223,6 +224,7 @@ def _score_simulated(
     active_detector = defects.model
     scores = score_with_models(defects, [active_detector, first_candidate.detector], step=step)
     samples = [str(sample["name"]) for sample in torch_model.manifest.samples]
+    # number of a defect -> name of the sample that carries it
     carriers = {number: samples[defects.picture_of(number)] for number in scores}
     return _SimulatedScores(defects, scores, carriers)
 

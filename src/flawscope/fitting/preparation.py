@@ -380,6 +380,7 @@ class _Steps:
             source_names = picture_names([*learnt, *reserved], names)[: len(sources)]
         else:
             source_names = relative_names(sources)
+        # the range has the numbers of the reserved pictures
         return _ChosenPictures(sources, source_names, range(len(learnt), len(sources)), category, pairs)
 
     def open_pictures(

@@ -52,7 +52,8 @@ class LearningClock:
         if stage != FEATURES:
             return
         self._pictures_done = self._pictures * done / total
-        # if all features are done at once, the time is divided by all pictures
+        # Seconds are counted from the end of the first step. If this step is also the last, they are counted
+        # from the beginning, and divided by all pictures.
         is_first_step = not self._pictures_before and done < total
         if is_first_step:
             self._since = self._now()

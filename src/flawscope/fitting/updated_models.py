@@ -182,7 +182,7 @@ class _Drawn(NamedTuple):
 
 
 def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
-    """Score the line's drawn pictures, and return the model's rows together with their rows, which count.
+    """Score the line's drawn pictures, and return the model's rows with those of the pictures, which count.
 
     The pictures are scored as if the model had not learnt from their parts. Near-duplicates of pictures
     that the old model has learnt from are left out.
@@ -367,13 +367,13 @@ def _with_rows(
         facts[RADIUS_KEY] = [max(old_radius, new_radius) for old_radius, new_radius in radii]
     ratios = {key: old_manifest.config[key] for key in RATIO_SETTINGS if key in old_manifest.config}
     manifest = replace(manifest, config={**manifest.config, **ratios}, facts=facts, pictures=rows)
-    threshold = (
+    threshold_source = (
         f"good pictures as they come, {newly_counted} of them drawn from the line now"
         if newly_counted
         else "the earlier calibration pictures alone"
     )
     note = (
-        f"learnt from {pluralize(learnt_count, 'picture')}; the threshold comes from {threshold}: pictures "
+        f"learnt from {pluralize(learnt_count, 'picture')}; the threshold comes from {threshold_source}: pictures "
         "that somebody chose do not show what good ones are like"
     )
     return predictor.with_manifest(manifest).with_calibration(calibrate(rows, **arguments), note)
@@ -411,6 +411,7 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"calibrate, the others are copies or were learnt from; {needed} are needed: inspect and review "
             "more"
         )
+    # the model, and the function that returns its scores of pictures
     return [(model, lambda judged: job.score(model, judged, known={}))]
 
 

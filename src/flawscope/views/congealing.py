@@ -207,6 +207,7 @@ def _simplest_poses(aligned: Aligned, kind: PoseKind, poses: Sequence[Pose]) -> 
     places = np.array([(pose.x, pose.y) for pose in poses])
     if places.std(0).max() <= _MIN_SHIFT * 2 * reference.extent:
         return None
+    # an alignment by other poses than shifts cannot be used for shifts
     return Lying("shift", aligned if kind == "shift" else None)
 
 
@@ -229,6 +230,7 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
         found; and whether the first kind is sure without trying it.
     """
     upright_count, same_place_count = _count_upright(singles)
+    # two references by which most parts lie at the same place, or upright, are enough
     if same_place_count == 2:
         return (), False
     if upright_count >= 2:
@@ -305,7 +307,7 @@ def spread_numbers(count: int, max_count: int) -> list[int]:
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learn a reference, and find the poses of the pictures by it; its `errors` stay empty.
+    """Learn a reference, whose `errors` stay empty, and find the poses of the pictures by it.
 
     Raises:
         InputError: The pictures show nothing to be found.

@@ -176,7 +176,7 @@ class PoseReference:
     ) -> Geometry:
         """Return the place of a view in a picture; the view shows the part in the reference's pose.
 
-        It includes the part's surroundings. If no part was found, it shows the whole picture, upright.
+        The view includes the part's surroundings. If no part was found, it is the whole picture, upright.
 
         Args:
             pose: Pose of the part.
@@ -425,8 +425,8 @@ class PoseReference:
 
         Args:
             pose: The pose.
-            change: Change of x and y, then of angle and scale, as far as these are free. It is limited to a
-                small step.
+            change: Change of x and y, then of angle and scale, each times `HALF_SIDE`, as far as these are
+                free. The change is limited to a small step.
         """
         x, y = (min(max(component, -2.0), 2.0) for component in change[:2])
         angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.rotates else 0.0

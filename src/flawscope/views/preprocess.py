@@ -287,7 +287,10 @@ class Preprocess:
         return ChannelViews(group_views)
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
-        """Return the views of a frame: of the whole frame, and of its tiles."""
+        """Return the views of a frame: of the whole frame, and of its tiles.
+
+        `counted` is the region of interest, as `cut` takes it.
+        """
         whole_view, placed = self._whole_view(frame)
         pose = frame.pose
         size = frame.size
