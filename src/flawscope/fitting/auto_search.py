@@ -215,7 +215,7 @@ class Search:
             place = "deep pictures" if is_deep else "a region"
             return f"defects are not simulated in {place}: give some (--seen)"
         order_of_given = rng.permutation(len(self.given_sources))
-        shuffled_given = [self.given_sources[int(index)] for index in order_of_given]
+        shuffled_given = [self.given_sources[int(place)] for place in order_of_given]
         self.rounds = make_rounds(self.load, self.order, shuffled_given, self.seed, can_simulate)
         self._take_over_trials([look.thumbnail.tobytes() for look in looks if look is not None])
         return None
@@ -428,7 +428,9 @@ class Search:
             return False
         except InputError as error:
             if not before.rounds:
-                self.trials[recipe.flags] = Trial(recipe.flags, note=str(error).split(":")[0])
+                self.trials[recipe.flags] = Trial(
+                    recipe.flags, note=str(error).split(":")[0]
+                )  # without the remedy
             return False
         return True
 

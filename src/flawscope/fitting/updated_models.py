@@ -373,8 +373,8 @@ def _with_rows(
         else "the earlier calibration pictures alone"
     )
     note = (
-        f"learnt from {pluralize(learnt_count, 'picture')}; the threshold comes from {threshold_source}: pictures "
-        "that somebody chose do not show what good ones are like"
+        f"learnt from {pluralize(learnt_count, 'picture')}; the threshold comes from {threshold_source}: "
+        "pictures that somebody chose do not show what good ones are like"
     )
     return predictor.with_manifest(manifest).with_calibration(calibrate(rows, **arguments), note)
 

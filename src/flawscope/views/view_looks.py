@@ -138,7 +138,7 @@ class ViewLooks:
             for other_view, other_distances in enumerate(distances):
                 if view == other_view:
                     continue
-                # differences of distances, below 0 for a picture that is nearer to `view` than to `other_view`
+                # differences of distances: below 0 for a picture nearer to `view` than to `other_view`
                 own_differences = view_distances[:, view] - view_distances[:, other_view]
                 other_differences = other_distances[:, view] - other_distances[:, other_view]
                 self.limits[view, other_view] = _limit_between(own_differences, other_differences)
