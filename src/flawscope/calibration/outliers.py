@@ -286,9 +286,9 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
     if not calibration.promised:
         return None
     places = calibration.far_out()
-    rest = calibration.without_units(places)
-    threshold_without = rest.score_threshold
-    are_several_units = calibration.unit_count - rest.unit_count > 1
+    calibration_without = calibration.without_units(places)
+    threshold_without = calibration_without.score_threshold
+    are_several_units = calibration.unit_count - calibration_without.unit_count > 1
     if not are_several_units or not calibration.is_sole(threshold_without):
         sole = calibration.sole_threshold()
         if sole is None:
@@ -428,19 +428,19 @@ def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -
         reason: End of the question's line: why the pictures may hide defects.
     """
     places = calibration.far_out()
-    rest = calibration.without_units(places)
-    if not places or not calibration.is_sole(rest.score_threshold):
+    without_far = calibration.without_units(places)
+    if not places or not calibration.is_sole(without_far.score_threshold):
         return None
     lowest_far_score = sorted(calibration.scores)[-len(places)]
     # The pictures far out have the highest scores. The lowest of these is compared with the other units:
-    # together they are `rest.unit_count + 1`.
-    if float(rest.severity(lowest_far_score)) < FAR_ALONE * far_severity(rest.unit_count + 1):
+    # together they are `without_far.unit_count + 1`.
+    if float(without_far.severity(lowest_far_score)) < FAR_ALONE * far_severity(without_far.unit_count + 1):
         return None
     far_names = tuple(names[place] for place in places)
     sets, it = ("sets", "it") if len(places) == 1 else ("set", "them")
     line = (
         f"{join_names(far_names)} alone {sets} the score threshold, far out: "
-        f"{calibration.score_threshold:.4g}, without {it} {rest.score_threshold:.4g}; {reason}"
+        f"{calibration.score_threshold:.4g}, without {it} {without_far.score_threshold:.4g}; {reason}"
     )
     return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
 

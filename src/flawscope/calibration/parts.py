@@ -91,6 +91,8 @@ class PartPattern:
     def parse(self, name: str) -> View:
         """Read part and view from a name with forward slashes.
 
+        A pattern without `view` takes the rest of the file's name as the view; "view" if nothing is left.
+
         Raises:
             InputError: A pattern does not match.
         """

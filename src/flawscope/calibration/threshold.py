@@ -281,8 +281,8 @@ class Calibration:
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Return p-values of raw scores of any shape, compared with the largest score of each good unit.
 
-        A batch of pictures whose units are new is judged by them. They are never smaller than the `p_values`,
-        and equal to the `p_values` if each picture is a unit.
+        These p-values judge a batch of pictures whose units are new. They are never smaller than the
+        `p_values`, and equal to the `p_values` if each picture is a unit.
         """
         units_below = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
         unit_p_values = (1.0 + self.unit_count - units_below) / (self.unit_count + 1.0)
@@ -483,7 +483,7 @@ class Calibration:
         np.minimum.at(highest_ranks, units[falling], np.arange(scored_count))
         score_ranks = highest_ranks[units[falling]]  # rank of the highest score in each score's unit
         miscounted_ranks = highest_ranks[units[scored_count:]]
-        # without the units of the `far_count` highest scores: as `without_units` would give, but faster
+        # The threshold is that of `without_units` for the `far_count` highest scores, but found faster.
         for far_count in range(max(1, self.count // 4), 0, -1):
             in_rest = score_ranks >= far_count
             if not in_rest.any():

@@ -282,6 +282,7 @@ class FitResult:
         unlit_defects = self.defects.with_calibration(unlit_good.calibration, unlit_good.parts)
         found, count = self.defects.count_all()
         found_unlit, _ = unlit_defects.count_all()
+        # the phrase begins with a comma, which does not fit here
         in_light_range = within_range(preprocess.normalization).removeprefix(",")
         return [
             f"the false-alarm rate is kept{in_light_range}: {found} of {count} simulated defects "

@@ -428,9 +428,8 @@ class Search:
             return False
         except InputError as error:
             if not before.rounds:
-                self.trials[recipe.flags] = Trial(
-                    recipe.flags, note=str(error).split(":")[0]
-                )  # without the remedy
+                # the note is the error without its remedy, which follows a colon
+                self.trials[recipe.flags] = Trial(recipe.flags, note=str(error).split(":")[0])
             return False
         return True
 

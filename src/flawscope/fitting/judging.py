@@ -227,6 +227,7 @@ def _check_lights(
     if len(lights) < 2:
         return
     lost = [number for number in counted if answers.pictures[number].is_lost]
+    # a lost picture has a failure, except for one that cannot be read
     if not set(lost) <= set(failures):
         raise InputError("a good picture cannot be read any more: fit anew")
     if len(lost) == len(counted):

@@ -136,8 +136,8 @@ def _learn_folds(
     """Learn a reference for each of 10 folds, from the pictures of all other folds.
 
     Returns:
-        The error of each picture, by the reference learnt without the picture's fold; and group -> reference
-        learnt without the group's fold.
+        The errors of all pictures, fold by fold, by the reference learnt without the fold; and group ->
+        reference learnt without the group's fold.
     """
     reference, poses = aligned
     ground_levels = _border_quantiles(pictures)

@@ -242,8 +242,8 @@ class PoseReference:
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
         """Return the normalized reference and its weights [size, size], rotated in steps of a few degrees.
 
-        If parts may be mirrored, the mirrored kernels follow. Pixel size / 2 of a kernel shows the middle of
-        the reference.
+        If parts may be mirrored, the mirrored kernels follow. A kernel's pixel in row and
+        column size / 2 shows the middle of the reference.
 
         Returns:
             The pose, the normalized reference and the weights of each kernel.
@@ -315,6 +315,7 @@ class PoseReference:
         np.maximum(variance, 1e-4, out=variance)
         correlation /= np.sqrt(variance, out=variance)
         height, width = picture.shape
+        # places inside the picture; the correlation has half of the picture's resolution
         inside = correlation[:, : math.ceil(height / 2), : math.ceil(width / 2)]
         flat = inside.reshape(len(inside), -1)  # [kernels, places]
         best_places = flat.argmax(1)

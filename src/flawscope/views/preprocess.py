@@ -552,7 +552,7 @@ class Preprocess:
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
         """Convert a picture to the depth that the model learnt from: 8 bits or, with a white level, more.
 
-        A scene gives the same view in pictures of any type.
+        Pictures of one scene give the same view, whatever their type is.
 
         Returns:
             The converted picture, and the value that is white in it.
