@@ -368,17 +368,19 @@ def _hiding_question(
         names: Name of the picture of each of the calibration's scores.
         clear_scores: Scores of the clear simulated defects.
     """
-    median_score = float(np.median(clear_scores))
+    median_defect_score = float(np.median(clear_scores))
     threshold = calibration.score_threshold
     places = calibration.far_out()
-    if not places or threshold < median_score:
+    if not places or threshold < median_defect_score:
         return None
     threshold_without = calibration.without_units(places).score_threshold
     defect_count = len(clear_scores)
     hidden_count = int(((clear_scores > threshold_without) & (clear_scores <= threshold)).sum())
     lowest_share, _ = wilson_interval(hidden_count, defect_count)
     if lowest_share <= HIDDEN_SHARE:  # the pictures do not surely hide enough defects
-        reason = f"half of the {defect_count} clear simulated defects score less than {median_score:.4g}"
+        reason = (
+            f"half of the {defect_count} clear simulated defects score less than {median_defect_score:.4g}"
+        )
         return _far_question(calibration, names, reason)
     far_names = tuple(names[place] for place in places)
     are, them = ("is", "it") if len(places) == 1 else ("are", "them")
@@ -408,10 +410,10 @@ def _update_question(
         return None
     if not _is_surely_most(clear_scores <= median_good_score):
         return None
-    median_score = float(np.median(clear_scores))
+    median_defect_score = float(np.median(clear_scores))
     line = (
         "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
-        f"than {median_score:.4g}, half of the pictures more than {median_good_score:.4g}"
+        f"than {median_defect_score:.4g}, half of the pictures more than {median_good_score:.4g}"
     )
     return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
 

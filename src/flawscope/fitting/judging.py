@@ -81,16 +81,16 @@ def judge_fit(
     Raises:
         InputError: No picture can be left out to be judged, or a picture cannot be read again.
     """
-    how = views.reader.preprocess
+    preprocess = views.reader.preprocess
     seed = leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
     judging = FitPictures(leave_out, views, task, fitted.scored, fusion)
     held_out = {*fitted.scored}
-    if how.tile is not None:
+    if preprocess.tile is not None:
         _judge_tiles(judging, fitted, rows, seed)
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
-    counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
+    counted = _draw_for_lights(fitted, task, len(preprocess.lights) - 1, seed)
     # Pictures in reserve have scores, but do not count, and were not learnt from. The model keeps their rows.
     candidates = held_out | {*fitted.scored}
     fitted.held["reserve"] = sorted(candidates - {*counted} - {*fitted.used})
@@ -98,16 +98,16 @@ def judge_fit(
     counted_lost = _counted_lost_pictures(views, task.count, len(counted))
     lost = [number for number in counted_lost if number in rows_with_roles]
     rows_to_score = {number: rows_with_roles[number] for number in (*counted, *lost)}
-    scored = score(judging, rows_to_score, judging.leave_out_part, how.lights)
-    _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
-    has_lights = len(how.lights) > 1
+    scored = score(judging, rows_to_score, judging.leave_out_part, preprocess.lights)
+    _check_lights(scored.answers, counted, preprocess.lights, views.reader.failures, fitted.notes)
+    has_lights = len(preprocess.lights) > 1
     return JudgedFit(
         fitted,
         rows=rows_with_roles | scored.rows,
         unlit=rows_with_roles | scored.unlit,
         scored=[number for number in counted if scored.rows[number].score is not None],
         fusion=judging.fusion,
-        how=fitted.how + (within_range(how.normalization) if has_lights else ""),
+        how=fitted.how + (within_range(preprocess.normalization) if has_lights else ""),
     )
 
 

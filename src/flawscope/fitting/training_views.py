@@ -456,14 +456,14 @@ def number_views(
         learnt: Counts of several parts in each picture. None: if the preprocessing finds several parts, they
             are counted here.
     """
-    how = reader.preprocess
+    preprocess = reader.preprocess
     count = len(reader.sources)
-    if how.channels is not None:
-        return TrainingViews(reader, [len(how.channels.groups)] * count, sizes, seed)
-    if how.several is None:
+    if preprocess.channels is not None:
+        return TrainingViews(reader, [len(preprocess.channels.groups)] * count, sizes, seed)
+    if preprocess.several is None:
         return TrainingViews(reader, [1] * count, sizes, seed)
     if learnt is None:
-        counts, errors = count_parts(reader.decoded, how)
+        counts, errors = count_parts(reader.decoded, preprocess)
     else:
         counts, errors = [*learnt.counts], [*learnt.count_errors]
     wrong = [number for number, error in enumerate(errors) if error not in ("", UNREAD)]

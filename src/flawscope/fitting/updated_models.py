@@ -241,7 +241,7 @@ def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -
 
 
 def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
-    """Return the pictures, of which only those of whole new parts stay marked as drawn.
+    """Return the pictures, with only those of whole new parts still marked as drawn.
 
     If a model decides on parts, a drawn picture can be used only if its part is not known to the model, and
     all views of the part were drawn. For other models the pictures are returned unchanged.
@@ -353,7 +353,7 @@ def _with_rows(
     counted_before = {row.hash for row in old_manifest.pictures if row.counted}
     newly_counted = sum(row.counted and row.hash not in counted_before for row in rows)
     counted_of_line = sum(row.counted and row.drawn for row in rows)
-    # an earlier update may have added what was drawn from the line, behind a semicolon
+    # without "; N drawn from the line", which an earlier update may have added
     method = old_manifest.calibration.method.partition(";")[0]
     arguments = predictor.calibration.to_dict()
     arguments["method"] = f"{method}; {counted_of_line} drawn from the line" if counted_of_line else method

@@ -252,14 +252,14 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Use a few pictures as the reference, and count those by which most parts are found without a rotation.
+    """Use a few pictures as the reference, and count those that find most parts without a rotation.
 
-    The count ends early after two by which the parts are found at the same place, or after three of which
+    The count ends early after two pictures that find the parts at the same place, or after three of which
     none finds most parts.
 
     Returns:
-        The number of pictures by which most parts are found well; and the number of those by which they are
-        found at the same place.
+        The number of pictures that find most parts well; and the number of those that find the parts at the
+        same place.
     """
     count = len(singles.pictures)
     valid_counts = list[int]()

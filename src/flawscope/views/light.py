@@ -148,7 +148,7 @@ class Normalization:
 
     @classmethod
     def from_statistics(cls, measured: Iterable[tuple[Array, Array]], share: float) -> Normalization:
-        """Return the normalization to good pictures.
+        """Return the normalization to the light of good pictures.
 
         Args:
             measured: Means and standard deviations of each picture's channels (`channel_statistics`).

@@ -367,7 +367,7 @@ def _spectra(
 
 
 def ground_distance(overview: Float32) -> Float32:
-    """Return the distances [h, w] of the pixels from the ground, in the ground's spreads.
+    """Return the distances [h, w] of the pixels from the ground, in units of the ground's spread.
 
     The ground is a quadratic surface that is fitted robustly to most pixels.
     """
