@@ -199,7 +199,8 @@ class FrameRegion:
     def carried(self, preprocess: Preprocess) -> Mask:
         """Return the region at network size, in the frames of a new model.
 
-        If the models have different references, the earlier reference finds the part in the image of the new one.
+        If the models have different references, the earlier reference finds the part in the image of the
+        new one.
 
         Args:
             preprocess: Preprocessing of the new model.
