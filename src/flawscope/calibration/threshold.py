@@ -418,7 +418,7 @@ class Calibration:
     def without_units(self, places: Sequence[int]) -> Calibration:
         """Return the calibration without the units of the scores at `places`.
 
-        It is unchanged if no score would remain.
+        The calibration is unchanged if no score would remain.
         """
         units = self.units or tuple(range(self.count))
         removed_units = {units[place] for place in places}

@@ -86,7 +86,7 @@ def join(
         joined = open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
         sources_by_view = {}
         for name, view_pictures in (pictures or {}).items():
-            sources_by_view[name], _, _ = split_sources(view_pictures, None)
+            sources_by_view[name], _, _ = split_sources(view_pictures, None)  # None: no category
         return joined.with_looks_of_views(sources_by_view)
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")

@@ -184,8 +184,8 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 def _draw_for_lights(fitted: Fitted, task: Task, light_count: int, seed: int) -> list[int]:
     """Return the numbers of the pictures that decide the threshold.
 
-    These are all pictures with scores. If there are further lights and many pictures, they are a random
-    sample, which is judged in each light; a note on the sample is then added to `fitted.notes`.
+    All pictures with scores decide it, except if there are further lights and many pictures. Then a random
+    sample decides it, which is judged in each light, and a note on the sample is added to `fitted.notes`.
 
     Args:
         fitted: The fit by pictures.

@@ -385,7 +385,7 @@ def find_defect_like(
 def _fence_severity(old: Artefact) -> float | None:
     """Return the severity above which a picture is farther out than good ones are.
 
-    It follows from the fence, the score above which `fit` calls a good picture suspicious. None: there is no
+    The severity follows from the fence, the score above which `fit` calls a good picture suspicious. None: there is no
     fence, or it is not above the score threshold.
     """
     fence = old.manifest.suspicious_above

@@ -174,6 +174,6 @@ class SearchTime:
         needed = max(expected_minutes, math.ceil(minutes)) + 1
         raise InputError(
             f"{minutes:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
-            f"about {format_duration(fit_seconds)} here, beside {format_duration(self.spent)} of trials; give "
-            f"{needed} or more, or learn without trying settings"
+            f"about {format_duration(fit_seconds)} here, beside {format_duration(self.spent)} of trials; "
+            f"give {needed} or more, or learn without trying settings"
         )

@@ -414,8 +414,8 @@ class TrainingViews:
     def to_pictures(self, fitted: Fitted) -> Fitted:
         """Convert a fit of views into one of pictures.
 
-        A picture gets the score of its worst view. It gets none if any of its views has no score; with tiles,
-        if no view has a score.
+        A picture gets the score of its worst view. A picture gets no score if any of its views has none, or,
+        with tiles, if all of its views have none.
         """
         score_by_suspect: dict[int, float] = {}
         for number, score in fitted.suspects.items():
