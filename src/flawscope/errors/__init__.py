@@ -329,7 +329,7 @@ def require_type(name: str, value: object, hint: object) -> None:
 
 
 def describe_value(value: object) -> str:
-    """Return words for a wrong argument: a short value as Python writes it, else its type: "a tuple"."""
+    """Return words for a wrong argument: a short value as Python writes it, or else its type ("a tuple")."""
     is_simple = value is None or isinstance(value, bool | int | float | str)
     if is_simple and len(repr(value)) <= 40:
         return repr(value)

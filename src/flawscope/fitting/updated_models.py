@@ -194,11 +194,13 @@ def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -
     """
     counted_hashes = {row.hash for row in rows if row.counted}
     line_sample = [picture for picture in job.pictures if picture.drawn and picture.good]
-    sample = {picture.digest: picture for picture in line_sample if picture.digest not in counted_hashes}
+    uncounted_sample = {
+        picture.digest: picture for picture in line_sample if picture.digest not in counted_hashes
+    }
     learnt_hashes = {row.hash for row in job.old.manifest.pictures if row.learnt}
     copies = {}  # hash of a drawn picture -> row of the model that it is a near-duplicate of
     new_to_old_model = {}  # hash -> drawn picture that the old model has not learnt from
-    for digest, picture in sample.items():
+    for digest, picture in uncounted_sample.items():
         known_row = job.new.copies.get(digest)
         if known_row is not None and known_row.learnt:
             copies[digest] = known_row
@@ -233,7 +235,7 @@ def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -
         count = pluralize(len(copies), "drawn picture")
         note = (
             f"not calibrated with {count} nearly the same as those that the model was fitted on, such as "
-            f"{sample[first_digest].name} as {first_row.name}"
+            f"{uncounted_sample[first_digest].name} as {first_row.name}"
         )
         notes.append(data_checks.KNOWN_PICTURES.coded(note))
     name_by_hash = {picture.digest: picture.name for picture in unscored_pictures}

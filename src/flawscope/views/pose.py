@@ -402,8 +402,8 @@ class PoseReference:
             # robust weights (Huber): points farther off than usual in this picture count less
             distances = np.abs(values - gain * points.levels - offset) * root_weights
             usual_distance = 2 * _MAD_TO_STANDARD_DEVIATION * float(np.median(distances)) + 1e-6
-            weighted = jacobian * (weights / np.maximum(1, distances / usual_distance))
-            *change, gain, offset = _solve_damped(weighted @ jacobian.T, weighted @ values)
+            weighted_jacobian = jacobian * (weights / np.maximum(1, distances / usual_distance))
+            *change, gain, offset = _solve_damped(weighted_jacobian @ jacobian.T, weighted_jacobian @ values)
             if not 1 / _MAX_FACTORS["gain"] < gain < _MAX_FACTORS["gain"]:
                 return replace(pose, error=math.inf)
             if round_number == rounds or max(map(abs, change)) < 0.01 * gain:
