@@ -72,7 +72,7 @@ def _read_file(path: str | Path) -> Json:
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
     except ValueError as error:
-        # an error with a semicolon has its remedy behind it
+        # the text behind a semicolon in the error is its remedy
         remedy = "" if ";" in str(error) else "; mend that line"
         raise InputError(f"config {path} is not YAML: {error}{remedy}") from None
     if not isinstance(values, dict):

@@ -286,9 +286,9 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
     if not calibration.promised:
         return None
     places = calibration.far_out()
-    rest = calibration.without_units(places)
-    threshold_without = rest.score_threshold
-    are_several_units = calibration.unit_count - rest.unit_count > 1
+    calibration_without = calibration.without_units(places)
+    threshold_without = calibration_without.score_threshold
+    are_several_units = calibration.unit_count - calibration_without.unit_count > 1
     if not are_several_units or not calibration.is_sole(threshold_without):
         sole = calibration.sole_threshold()
         if sole is None:
@@ -360,25 +360,27 @@ def _hiding_question(
 ) -> Unusual | None:
     """Return a question about pictures far out, if the threshold is above half of the clear defects.
 
-    None: no picture is far out, or the threshold is lower; or the defects that the pictures hide are too few
-    to be sure, and `_far_question` returns None.
+    None: no picture is far out, or the threshold is lower. If the defects that the pictures hide are too few
+    to be sure, the result is that of `_far_question`.
 
     Args:
         calibration: The calibration.
         names: Name of the picture of each of the calibration's scores.
         clear_scores: Scores of the clear simulated defects.
     """
-    median_score = float(np.median(clear_scores))
+    median_defect_score = float(np.median(clear_scores))
     threshold = calibration.score_threshold
     places = calibration.far_out()
-    if not places or threshold < median_score:
+    if not places or threshold < median_defect_score:
         return None
     threshold_without = calibration.without_units(places).score_threshold
     defect_count = len(clear_scores)
     hidden_count = int(((clear_scores > threshold_without) & (clear_scores <= threshold)).sum())
     lowest_share, _ = wilson_interval(hidden_count, defect_count)
     if lowest_share <= HIDDEN_SHARE:  # the pictures do not surely hide enough defects
-        reason = f"half of the {defect_count} clear simulated defects score less than {median_score:.4g}"
+        reason = (
+            f"half of the {defect_count} clear simulated defects score less than {median_defect_score:.4g}"
+        )
         return _far_question(calibration, names, reason)
     far_names = tuple(names[place] for place in places)
     are, them = ("is", "it") if len(places) == 1 else ("are", "them")
@@ -408,10 +410,10 @@ def _update_question(
         return None
     if not _is_surely_most(clear_scores <= median_good_score):
         return None
-    median_score = float(np.median(clear_scores))
+    median_defect_score = float(np.median(clear_scores))
     line = (
         "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
-        f"than {median_score:.4g}, half of the pictures more than {median_good_score:.4g}"
+        f"than {median_defect_score:.4g}, half of the pictures more than {median_good_score:.4g}"
     )
     return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
 
@@ -428,19 +430,19 @@ def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -
         reason: End of the question's line: why the pictures may hide defects.
     """
     places = calibration.far_out()
-    rest = calibration.without_units(places)
-    if not places or not calibration.is_sole(rest.score_threshold):
+    without_far = calibration.without_units(places)
+    if not places or not calibration.is_sole(without_far.score_threshold):
         return None
     lowest_far_score = sorted(calibration.scores)[-len(places)]
     # The pictures far out have the highest scores. The lowest of these is compared with the other units:
-    # together they are `rest.unit_count + 1`.
-    if float(rest.severity(lowest_far_score)) < FAR_ALONE * far_severity(rest.unit_count + 1):
+    # together they are `without_far.unit_count + 1`.
+    if float(without_far.severity(lowest_far_score)) < FAR_ALONE * far_severity(without_far.unit_count + 1):
         return None
     far_names = tuple(names[place] for place in places)
     sets, it = ("sets", "it") if len(places) == 1 else ("set", "them")
     line = (
         f"{join_names(far_names)} alone {sets} the score threshold, far out: "
-        f"{calibration.score_threshold:.4g}, without {it} {rest.score_threshold:.4g}; {reason}"
+        f"{calibration.score_threshold:.4g}, without {it} {without_far.score_threshold:.4g}; {reason}"
     )
     return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
 
@@ -463,16 +465,17 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
     """
     if not before.promised:
         return None
-    falling = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
-    places = [place for place in falling if float(before.severity(new.scores[place])) > CLEARLY_ABOVE]
-    rest = new.without_units(places)
-    if rest.score_threshold >= new.score_threshold:
+    # the highest score first
+    places_by_score = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
+    places = [place for place in places_by_score if float(before.severity(new.scores[place])) > CLEARLY_ABOVE]
+    calibration_without = new.without_units(places)
+    if calibration_without.score_threshold >= new.score_threshold:
         return None
     far_names = tuple(names[place] for place in places)
     it, it_is = ("it", "it is") if len(places) == 1 else ("them", "they are")
     line = (
         f"called anomalous before, good from now on: {join_names(far_names)}; without "
-        f"{it} the score threshold is {rest.score_threshold:.4g} instead of "
+        f"{it} the score threshold is {calibration_without.score_threshold:.4g} instead of "
         f"{new.score_threshold:.4g}; look whether {it_is} good"
     )
     return Unusual(FLAGGED, data_checks.ANOMALOUS_BEFORE.coded(line), far_names)

@@ -91,6 +91,8 @@ class PartPattern:
     def parse(self, name: str) -> View:
         """Read part and view from a name with forward slashes.
 
+        A pattern without `view` takes the rest of the file's name as the view; "view" if nothing is left.
+
         Raises:
             InputError: A pattern does not match.
         """
@@ -282,7 +284,7 @@ class _GoodParts(NamedTuple):
     def max_above(self, rate: float) -> int:
         """Return how many parts may score at least as high as a new part that is called anomalous.
 
-        It is the largest number for which the `p_value` of the new part is at most the rate.
+        The result is the largest number for which the `p_value` of the new part is at most the rate.
 
         Args:
             rate: Target false-alarm rate, 0..1.

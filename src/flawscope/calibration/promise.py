@@ -105,7 +105,7 @@ def rate_interval(rate: float, units: int) -> tuple[float, float]:
     """Return the interval, 0..1, that contains a single model's false-alarm rate with probability `LEVEL`.
 
     Args:
-        rate: Expected rate of the models.
+        rate: Expected rate, around which the rates of single models lie.
         units: Number of good units that the rate comes from.
     """
     from scipy import special  # not scipy.stats, which imports torch

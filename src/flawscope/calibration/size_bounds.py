@@ -66,7 +66,7 @@ class SizeBounds:
         if not ascending_ratios:
             return cls()
         count = len(ascending_ratios[0])
-        # of count + 1 ratios, those of the defects and that of a new defect, at most `SHARE` rank higher
+        # at most the share `SHARE` of count + 1 ratios, those of the defects and of a new one, ranks higher
         rank = min(count, math.ceil((count + 1) * (1 - SHARE)))
         length, width, area = (max(RESERVE, column[rank - 1]) for column in ascending_ratios)
         return cls(length, width, area, count)

@@ -281,8 +281,8 @@ class Calibration:
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Return p-values of raw scores of any shape, compared with the largest score of each good unit.
 
-        A batch of pictures whose units are new is judged by them. They are never smaller than the `p_values`,
-        and equal to the `p_values` if each picture is a unit.
+        These p-values judge a batch of pictures whose units are new. They are never smaller than the
+        `p_values`, and equal to the `p_values` if each picture is a unit.
         """
         units_below = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
         unit_p_values = (1.0 + self.unit_count - units_below) / (self.unit_count + 1.0)
@@ -326,11 +326,11 @@ class Calibration:
         Args:
             values: Score, or maximum of the map, of each picture with a score.
         """
-        falling = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
+        descending = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
         place, weight_above = _find_threshold(
-            self.weights[falling], self._miscounted_weight, self.rate, self.unit_count
+            self.weights[descending], self._miscounted_weight, self.rate, self.unit_count
         )
-        return float(values[falling[place]]), weight_above
+        return float(values[descending[place]]), weight_above
 
     @cached_property
     def _score_threshold_and_weight(self) -> tuple[float, float]:
@@ -393,10 +393,10 @@ class Calibration:
         """
         scores = np.asarray(self.scores, dtype=np.float64)
         ascending = np.argsort(scores, kind="stable")
-        falling = ascending[::-1]
+        descending = ascending[::-1]
         # from the highest score on, each sum adds the weight of one more score
-        falling_sums = np.cumsum([self._miscounted_weight, *self.weights[falling]])
-        return scores[ascending], falling_sums[::-1]
+        descending_sums = np.cumsum([self._miscounted_weight, *self.weights[descending]])
+        return scores[ascending], descending_sums[::-1]
 
     def p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Return conformal p-values, in 1/(K + 1)..1, of raw scores of any shape."""
@@ -418,7 +418,7 @@ class Calibration:
     def without_units(self, places: Sequence[int]) -> Calibration:
         """Return the calibration without the units of the scores at `places`.
 
-        It is unchanged if no score would remain.
+        The calibration is unchanged if no score would remain.
         """
         units = self.units or tuple(range(self.count))
         removed_units = {units[place] for place in places}
@@ -472,18 +472,18 @@ class Calibration:
     def _far_out(self) -> list[int]:
         """Places of the scores that are far out, the highest first (`far_out`)."""
         scored_count = len(self.scores)
-        falling = np.argsort(-np.array(self.scores), kind="stable")
-        scores = np.array(self.scores)[falling]
-        maxima = np.array(self.map_maxima)[falling]
-        weights = self.weights[falling]
+        descending = np.argsort(-np.array(self.scores), kind="stable")
+        scores = np.array(self.scores)[descending]
+        maxima = np.array(self.map_maxima)[descending]
+        weights = self.weights[descending]
         miscounted_weights = self.weights[scored_count:]
         _, units = np.unique(self.units or range(self.count), return_inverse=True)
         # by unit, the rank of its highest score (0: the highest of all); behind all ranks if it has no score
         highest_ranks = np.full(units.max() + 1, scored_count)
-        np.minimum.at(highest_ranks, units[falling], np.arange(scored_count))
-        score_ranks = highest_ranks[units[falling]]  # rank of the highest score in each score's unit
+        np.minimum.at(highest_ranks, units[descending], np.arange(scored_count))
+        score_ranks = highest_ranks[units[descending]]  # rank of the highest score in each score's unit
         miscounted_ranks = highest_ranks[units[scored_count:]]
-        # without the units of the `far_count` highest scores: as `without_units` would give, but faster
+        # The threshold is that of `without_units` for the `far_count` highest scores, but found faster.
         for far_count in range(max(1, self.count // 4), 0, -1):
             in_rest = score_ranks >= far_count
             if not in_rest.any():
@@ -496,7 +496,7 @@ class Calibration:
             spread = _spread(rest, maxima[in_rest], self.map_level, threshold)
             lowest_far_score = scores[far_count - 1]
             if (lowest_far_score - threshold) / spread > far_severity(rest_units + 1):
-                far_places: list[int] = falling[:far_count].tolist()
+                far_places: list[int] = descending[:far_count].tolist()
                 return far_places
         return []
 

@@ -255,8 +255,8 @@ def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str
         count: Number of tasks.
         threads: Threads of a task; None: the largest number with which all tasks can run at once, but at
             least `FIT_THREADS`.
-        device: Device of the tasks. With cuda, each task gets a GPU. With auto, each gets one if any node has
-            one. With any other, none gets one.
+        device: Device of the tasks. With cuda, each task gets a GPU; with auto, if any node has a GPU. With
+            any other device, no task gets a GPU.
 
     Raises:
         InputError: No node has these resources.

@@ -266,7 +266,7 @@ def _paths_of_spec(spec: str, info: ListingInfo) -> Iterator[str]:
 def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
     """Yield the paths, and add the folders that nodes must see to `info.roots`.
 
-    These are the common folder of the absolute paths, and, if there are relative paths, the working folder.
+    The folders are the common folder of the absolute paths, and the working folder if a path is relative.
     """
     common_path = ""
     while chunk := list(islice(paths, ROW_GROUP_SIZE)):

@@ -46,8 +46,8 @@ def task_pool(
     Args:
         noun: Word for a task in messages, such as "cell".
         fits: Arguments of the fit in each task, by the task's label, as `predict` takes them.
-        predict: Returns the memory in bytes that a fit with these arguments takes; None: it is unknown. It is
-            called on a node.
+        predict: Returns the memory in bytes that a fit with these arguments takes; None: it is unknown. The
+            function is called on a node.
         data: Folder of the pictures, which all nodes must see.
         out: Folder of the results, which all nodes must see.
         live: Shows the progress of the tasks.
@@ -83,8 +83,7 @@ def _fit_memory(
     """Return the memory of each fit in bytes, by the fit's label.
 
     A task predicts the memory, since this process need not have torch. The memory is `FIT_MEMORY_LIMIT` if
-    the task fails. It is also `FIT_MEMORY_LIMIT` if fits run on GPUs, where the GPU's memory would be
-    predicted.
+    the task fails, or if fits run on GPUs: the GPU's memory would be predicted then.
     """
     import ray
 
@@ -101,7 +100,10 @@ def _fit_memory(
 def _predict_all(
     predict: Callable[[Mapping[str, object]], int | None], fits: Mapping[str, Mapping[str, object]]
 ) -> dict[str, int]:
-    """Return the predicted memory in bytes by the fit's label; leave out fits for which `predict` fails."""
+    """Return the predicted memory in bytes by the fit's label, `FIT_MEMORY_LIMIT` where it is unknown.
+
+    Fits for which `predict` fails are left out.
+    """
     memory_by_label = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit meets the same error, and reports it

@@ -329,7 +329,7 @@ def require_type(name: str, value: object, hint: object) -> None:
 
 
 def describe_value(value: object) -> str:
-    """Return words for a wrong argument: a short value as Python writes it, else its type: "a tuple"."""
+    """Return words for a wrong argument: a short value as Python writes it, or else its type ("a tuple")."""
     is_simple = value is None or isinstance(value, bool | int | float | str)
     if is_simple and len(repr(value)) <= 40:
         return repr(value)
@@ -376,10 +376,10 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
-    """Return what fits none of several annotations, the argument or an element of it; None if one fits.
+    """Return the part of an argument that fits none of several annotations; None: one of them fits.
 
-    If the argument fits one of the annotations except for an element, this element is returned; else the
-    argument.
+    The part is an element of the argument, if the argument fits one of the annotations except for this
+    element. Else it is the argument.
     """
     wrong_elements = []
     for hint in typing.get_args(part.hint):

@@ -226,7 +226,7 @@ class FitResult:
         number_by_hash = {self.judged.rows[number].hash: number for number in self._new_pictures()}
         # hash of a picture -> features of its grid cells
         cells = {digest: self.fitted.cells.get(number) for digest, number in number_by_hash.items()}
-        # Looks are left out: before the fit began, pictures that show nothing were looked for
+        # looks are left out: pictures that show nothing were searched for before the fit
         rows = [replace(row, look=None) for row in self.good.pictures]
         unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*number_by_hash], cells=cells)]
         notes, lines = settle(unusual, self.prepared.force)
@@ -282,6 +282,7 @@ class FitResult:
         unlit_defects = self.defects.with_calibration(unlit_good.calibration, unlit_good.parts)
         found, count = self.defects.count_all()
         found_unlit, _ = unlit_defects.count_all()
+        # the phrase begins with a comma, which does not fit here
         in_light_range = within_range(preprocess.normalization).removeprefix(",")
         return [
             f"the false-alarm rate is kept{in_light_range}: {found} of {count} simulated defects "

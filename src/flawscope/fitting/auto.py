@@ -58,7 +58,7 @@ def fit_auto(
         **options: Options of `fitting.fit`. The search leaves them as they are.
 
     Returns:
-        A `Predictor` as of `fit`; its facts hold the trials (`artefact.tried.Choice`).
+        The predictor, as `fit` returns it. Its facts hold the trials (`artefact.tried.Choice`).
 
     Raises:
         InputError: As in `fit`; a method other than PatchCore; minutes not above 0.

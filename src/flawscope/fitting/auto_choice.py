@@ -28,7 +28,8 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     """Return the trials whose AUROC is less than `margin` below the best.
 
     Trials are compared by given defects first. The trials that are nearly the best by these are compared by
-    simulated defects. A trial's AUROC is the mean over its first rounds: as many rounds for each trial.
+    simulated defects. A trial's AUROC is the mean over its first rounds, which are as many for
+    each trial.
 
     Args:
         trials: The trials; those without a round are left out.

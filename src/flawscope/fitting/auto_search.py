@@ -428,6 +428,7 @@ class Search:
             return False
         except InputError as error:
             if not before.rounds:
+                # the note is the error without its remedy, which follows a colon
                 self.trials[recipe.flags] = Trial(recipe.flags, note=str(error).split(":")[0])
             return False
         return True
@@ -479,7 +480,7 @@ class Search:
 
         step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
-        # "auto" would mean "none" in the final fit, because this has at least `MIN_PARTS` parts
+        # "auto" would mean "none" in the final fit, which has at least `MIN_PARTS` parts
         options["augment"] = options.get("augment") or "none"
         options |= {"group": None, "samples": 0, "check": False}
         options["parts"] = range(learnt_count)  # each picture shows another part
@@ -578,7 +579,7 @@ def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> li
     """Return the defective pictures that `seen` names; their masks are not used."""
     if not isinstance(seen, int | str | os.PathLike):
         return [picture for picture, _ in seen]
-    if str(seen).strip() == "0":
+    if str(seen).strip() == "0":  # 0: no defects
         return []
     dataset = images if isinstance(images, Dataset) else None
     return [item.path for item in choose_seen(seen, dataset, seed, say, masked=False)]

@@ -211,8 +211,8 @@ def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list
     """Count the parts in each picture by a preprocessing that finds several parts.
 
     Returns:
-        The number of parts in each picture; and the count error of each picture (`LearnedParts`). This is a
-        text: empty if the count is right, `UNREAD` if the picture cannot be read.
+        The number of parts in each picture; and the count error of each picture (`LearnedParts`): a text,
+        empty if the count is right, `UNREAD` if the picture cannot be read.
     """
     several = preprocess.several
     reference = preprocess.reference

@@ -86,7 +86,7 @@ def join(
         joined = open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
         sources_by_view = {}
         for name, view_pictures in (pictures or {}).items():
-            sources_by_view[name], _, _ = split_sources(view_pictures, None)
+            sources_by_view[name], _, _ = split_sources(view_pictures, None)  # None: no category
         return joined.with_looks_of_views(sources_by_view)
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")
@@ -229,24 +229,24 @@ def describe_product(
     descriptors = {index: all_by_index[index] for index in _subsample([*all_by_index], MAX_GOOD)}
     # number of the first copy by hash; reversed, because later items overwrite earlier ones
     first_index_by_hash = {reader.hashes[index]: index for index in reversed(descriptors)}
-    good = [index for index in descriptors if first_index_by_hash[reader.hashes[index]] == index]
-    good_in_lights = _subsample(good, MAX_PER_LIGHT)
-    in_lights = [
-        count * light_number + index for light_number in range(1, len(lights)) for index in good_in_lights
+    good_indices = [index for index in descriptors if first_index_by_hash[reader.hashes[index]] == index]
+    indices_for_lights = _subsample(good_indices, MAX_PER_LIGHT)
+    numbers_in_lights = [
+        count * light_number + index for light_number in range(1, len(lights)) for index in indices_for_lights
     ]
-    if in_lights:
-        descriptors |= _descriptors(opened, load, in_lights, step, "recognition in each light")
-    numbers = [number for number in (*good, *in_lights) if number in descriptors]
+    if numbers_in_lights:
+        descriptors |= _descriptors(opened, load, numbers_in_lights, step, "recognition in each light")
+    numbers = [number for number in (*good_indices, *numbers_in_lights) if number in descriptors]
     defective: dict[int, NDArray[np.float32]] = {}
     carriers: list[int] = []
-    if good:
-        defective, carriers = _defect_descriptors(opened, load, good, step)
+    if good_indices:
+        defective, carriers = _defect_descriptors(opened, load, good_indices, step)
     descriptor_length = len(next(iter(descriptors.values()), ()))
     # near-duplicates have the same unit
     units = np.array([unit_by_hash.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
     number_array = np.array(numbers, np.int32)
     indices = number_array % count
-    light_numbers = number_array // count if in_lights else np.zeros(0, np.int32)
+    light_numbers = number_array // count if numbers_in_lights else np.zeros(0, np.int32)
     good_descriptors = np.array([descriptors[number] for number in numbers], np.float32)
     defect_descriptors = np.array([*defective.values()], np.float32)
     product = ProductDescriptors(
@@ -256,7 +256,7 @@ def describe_product(
         carriers=units[carriers],
         lights=light_numbers,
     )
-    sample_images = [load(index) for index in good[: len(manifest.samples)]]
+    sample_images = [load(index) for index in good_indices[: len(manifest.samples)]]
     samples = [image.numpy() for image in sample_images if image is not None]
     return Described(product, pack_images(np.array(samples, np.float32)))
 

@@ -81,16 +81,16 @@ def judge_fit(
     Raises:
         InputError: No picture can be left out to be judged, or a picture cannot be read again.
     """
-    how = views.reader.preprocess
+    preprocess = views.reader.preprocess
     seed = leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
     judging = FitPictures(leave_out, views, task, fitted.scored, fusion)
     held_out = {*fitted.scored}
-    if how.tile is not None:
+    if preprocess.tile is not None:
         _judge_tiles(judging, fitted, rows, seed)
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
-    counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
+    counted = _draw_for_lights(fitted, task, len(preprocess.lights) - 1, seed)
     # Pictures in reserve have scores, but do not count, and were not learnt from. The model keeps their rows.
     candidates = held_out | {*fitted.scored}
     fitted.held["reserve"] = sorted(candidates - {*counted} - {*fitted.used})
@@ -98,16 +98,16 @@ def judge_fit(
     counted_lost = _counted_lost_pictures(views, task.count, len(counted))
     lost = [number for number in counted_lost if number in rows_with_roles]
     rows_to_score = {number: rows_with_roles[number] for number in (*counted, *lost)}
-    scored = score(judging, rows_to_score, judging.leave_out_part, how.lights)
-    _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
-    has_lights = len(how.lights) > 1
+    scored = score(judging, rows_to_score, judging.leave_out_part, preprocess.lights)
+    _check_lights(scored.answers, counted, preprocess.lights, views.reader.failures, fitted.notes)
+    has_lights = len(preprocess.lights) > 1
     return JudgedFit(
         fitted,
         rows=rows_with_roles | scored.rows,
         unlit=rows_with_roles | scored.unlit,
         scored=[number for number in counted if scored.rows[number].score is not None],
         fusion=judging.fusion,
-        how=fitted.how + (within_range(how.normalization) if has_lights else ""),
+        how=fitted.how + (within_range(preprocess.normalization) if has_lights else ""),
     )
 
 
@@ -184,8 +184,8 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 def _draw_for_lights(fitted: Fitted, task: Task, light_count: int, seed: int) -> list[int]:
     """Return the numbers of the pictures that decide the threshold.
 
-    These are all pictures with scores. If there are further lights and many pictures, they are a random
-    sample, which is judged in each light; a note on the sample is then added to `fitted.notes`.
+    All pictures with scores decide it, except if there are further lights and many pictures. Then a random
+    sample decides it, which is judged in each light, and a note on the sample is added to `fitted.notes`.
 
     Args:
         fitted: The fit by pictures.
@@ -227,6 +227,7 @@ def _check_lights(
     if len(lights) < 2:
         return
     lost = [number for number in counted if answers.pictures[number].is_lost]
+    # a lost picture has a failure, except for one that cannot be read
     if not set(lost) <= set(failures):
         raise InputError("a good picture cannot be read any more: fit anew")
     if len(lost) == len(counted):
@@ -401,7 +402,7 @@ def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     has_whole_range = whole_range > 1e-6 * max(1.0, abs(whole_peak))
     if not has_whole_range or not tiles_peak > tiles_mean:
         return Fusion(score_kind)
-    # factor * whole + offset: the whole views' mean and peak become those of the tiles
+    # factor * whole + shift: the whole views' mean and peak become those of the tiles
     factor = float((tiles_peak - tiles_mean) / whole_range)
     return Fusion(score_kind, factor, float(tiles_mean - factor * whole_mean))
 

@@ -101,7 +101,7 @@ def update_one(
         step=step,
     )
     digests = [picture.digest for picture in usable if _needs_unit(picture, how)]
-    new = read_pictures.with_units(digests, old, options.say)
+    update_pictures = read_pictures.with_units(digests, old, options.say)
     defect_like_numbers = find_defect_like(old, usable, before)
     unsure = {
         picture.number for picture in usable if picture.number in defect_like_numbers and not picture.sure
@@ -110,14 +110,14 @@ def update_one(
         raise _power_lost([picture for picture in usable if picture.number in unsure], before)
     if not options.force:
         usable_good = [picture for picture in usable if picture.good and (picture.learn or picture.drawn)]
-        looks = [new.row(picture).look for picture in usable_good]
+        looks = [update_pictures.row(picture).look for picture in usable_good]
         refuse(find_unusual_looks(looks, [picture.name for picture in usable_good]), options.force)
     sure_pictures = [picture for picture in usable if picture.number not in unsure]
     to_learn = [picture for picture in sure_pictures if picture.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
     has_nothing_new = how == EXTENDED and not unsure and not _has_new(sure_pictures, old, train_hashes)
     stays_unchanged = has_nothing_new or bool(unreadable and not usable)
-    job = Job(old, active, sure_pictures, to_learn, new, before, good, whole, options)
+    job = Job(old, active, sure_pictures, to_learn, update_pictures, before, good, whole, options)
     candidates = [_unchanged(job)] if stays_unchanged else BUILDERS[how](job)
     simulated = _SimulatedScores()
     if how == EXTENDED and options.check and not stays_unchanged:
@@ -127,10 +127,13 @@ def update_one(
     known_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
     learnt = [picture.number for picture in to_learn if picture.digest in known_hashes]
     first_candidate, _ = candidates[0]
+    # the first candidate alone has a threshold from the drawn pictures, too
     is_threshold_kept = best.predictor is not first_candidate
     responsible: list[int] = []
     if best.refused:
-        responsible = _find_responsible(best, how, learnt, old, new, simulated.defects, device, step)
+        responsible = _find_responsible(
+            best, how, learnt, old, update_pictures, simulated.defects, device, step
+        )
     return Update(
         best,
         how,
@@ -223,6 +226,7 @@ def _score_simulated(
     active_detector = defects.model
     scores = score_with_models(defects, [active_detector, first_candidate.detector], step=step)
     samples = [str(sample["name"]) for sample in torch_model.manifest.samples]
+    # number of a defect -> name of the sample that carries it
     carriers = {number: samples[defects.picture_of(number)] for number in scores}
     return _SimulatedScores(defects, scores, carriers)
 
@@ -383,8 +387,8 @@ def find_defect_like(
 def _fence_severity(old: Artefact) -> float | None:
     """Return the severity above which a picture is farther out than good ones are.
 
-    It follows from the fence, the score above which `fit` calls a good picture suspicious. None: there is no
-    fence, or it is not above the score threshold.
+    The severity follows from the fence, the score above which `fit` calls a good picture suspicious. None:
+    there is no fence, or the fence is not above the score threshold.
     """
     fence = old.manifest.suspicious_above
     if fence is None:

@@ -380,6 +380,7 @@ class _Steps:
             source_names = picture_names([*learnt, *reserved], names)[: len(sources)]
         else:
             source_names = relative_names(sources)
+        # the range has the numbers of the reserved pictures
         return _ChosenPictures(sources, source_names, range(len(learnt), len(sources)), category, pairs)
 
     def open_pictures(
@@ -430,12 +431,12 @@ class _Steps:
         """
         preprocess = pictures.preprocess
         seen_pictures = pictures.first_look.seen_pictures
-        small = [picture.small for picture in seen_pictures if picture.small is not None]
+        small_pictures = [picture.small for picture in seen_pictures if picture.small is not None]
         choice_line = None
         aligned = None  # parts that `poses_needed` has aligned; None: it has aligned none
         kind: PoseKind | None = None
         if self.how.align == "auto":  # `fit --auto` chooses frames in the same way
-            needed = poses_needed(small)
+            needed = poses_needed(small_pictures)
             if needed is not None:
                 kind, aligned = needed
             choice_line = f"align auto: {kind or 'none'}, as the parts lie in the good pictures"
@@ -450,7 +451,7 @@ class _Steps:
             self.say(learnt.describe())
             reference = learnt.reference
         else:
-            reference = learn_reference(small, kind, aligned)
+            reference = learn_reference(small_pictures, kind, aligned)
         description = reference.describe()
         self.say(Detail(description) if np.isfinite(reference.errors).all() else description)
         several = None if learnt is None else learnt.settings

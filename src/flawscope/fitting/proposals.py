@@ -139,6 +139,7 @@ def relative_cost(recipe: Recipe) -> float:
         return TILES_COST
     if "preset" in options:
         return PRESET_COSTS[options["preset"]]
+    # the network sees the picture at each size of a text such as "256+512"
     sizes = [int(size) for size in options.get("size", USUAL_SIZES).split("+")]
     usual = [int(size) for size in USUAL_SIZES.split("+")]
     return sum(size**2 for size in sizes) / sum(size**2 for size in usual)

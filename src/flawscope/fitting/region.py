@@ -116,14 +116,14 @@ def learn_region(
     Raises:
         InputError: The region cannot be read or is empty, or no part is found in its picture.
     """
-    how = preprocess.whole
+    whole = preprocess.whole
     if isinstance(roi, FrameRegion):
-        return roi.carried(how)
+        return roi.carried(whole)
     spec, picture_name = split_picture(roi)
     # with `keep_aspect`, a fraction of a side means another place in a picture of another aspect ratio
-    is_same_in_all = how.reference is None and not (how.corrections or how.keep_aspect)
+    is_same_in_all = whole.reference is None and not (whole.corrections or whole.keep_aspect)
     if not picture_name and is_same_in_all and not needs_picture_size(spec):
-        mask = read_roi(spec, how)
+        mask = read_roi(spec, whole)
         if text := describe_roi(spec, mask):
             say(text)
         return mask
@@ -133,13 +133,13 @@ def learn_region(
     else:
         name = names[0]
         source = sources[0]
-    views = how.views(source, name)
+    views = whole.views(source, name)
     if views.unusable:
         raise InputError(
             f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
             "--roi REGION@PICTURE"
         )
-    mask = read_roi(spec, how, [frame.placed for frame in views.frames])
-    motion = "" if how.reference is None else ", and moves with the part"
+    mask = read_roi(spec, whole, [frame.placed for frame in views.frames])
+    motion = "" if whole.reference is None else ", and moves with the part"
     say(f"region of interest: drawn on {name}{motion}; {mask.mean():.0%} of what the network sees counts")
     return mask

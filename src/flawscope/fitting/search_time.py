@@ -52,7 +52,8 @@ class LearningClock:
         if stage != FEATURES:
             return
         self._pictures_done = self._pictures * done / total
-        # if all features are done at once, the time is divided by all pictures
+        # Seconds are counted from the end of the first step. If this step is also the last, they are counted
+        # from the beginning, and divided by all pictures.
         is_first_step = not self._pictures_before and done < total
         if is_first_step:
             self._since = self._now()
@@ -135,8 +136,8 @@ class SearchTime:
             pictures: Number of all pictures.
             before: Seconds until the fit begins.
         """
-        final = max(self.final_seconds(recipe, pictures) for recipe in recipes)
-        return self.now() + before + RESERVE * final <= self.until
+        fit_seconds = max(self.final_seconds(recipe, pictures) for recipe in recipes)
+        return self.now() + before + RESERVE * fit_seconds <= self.until
 
     def is_late(self, each: float, pictures: int) -> bool:
         """Whether a fit to all pictures, begun now, ends too late if it takes `each` seconds per picture."""
@@ -154,8 +155,8 @@ class SearchTime:
             pictures: Number of all pictures.
         """
         trial_seconds = sum(self.trial_seconds(recipe, tried) for recipe in recipes)
-        final = max(self.final_seconds(recipe, pictures) for recipe in (chosen, *recipes))
-        needed = math.ceil((self.spent + trial_seconds + RESERVE * final) / 60)
+        fit_seconds = max(self.final_seconds(recipe, pictures) for recipe in (chosen, *recipes))
+        needed = math.ceil((self.spent + trial_seconds + RESERVE * fit_seconds) / 60)
         one_more_than_now = math.ceil((self.until - self.began) / 60) + 1
         return max(needed, one_more_than_now)
 
@@ -164,15 +165,15 @@ class SearchTime:
         return self.spent + self.final_seconds(recipe, pictures) <= LATE * (self.until - self.began)
 
     def require(self, recipe: Recipe, pictures: int) -> None:
-        """Raise InputError where the fit to all pictures would end beyond the minutes."""
+        """Raise InputError where the fit to all pictures would not end in time."""
         if self.can_end(recipe, pictures):
             return
-        final = self.final_seconds(recipe, pictures)
+        fit_seconds = self.final_seconds(recipe, pictures)
         minutes = (self.until - self.began) / 60
-        expected_minutes = math.ceil((self.spent + RESERVE * final) / 60)
+        expected_minutes = math.ceil((self.spent + RESERVE * fit_seconds) / 60)
         needed = max(expected_minutes, math.ceil(minutes)) + 1
         raise InputError(
             f"{minutes:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
-            f"about {format_duration(final)} here, beside {format_duration(self.spent)} of trials; give "
-            f"{needed} or more, or learn without trying settings"
+            f"about {format_duration(fit_seconds)} here, beside {format_duration(self.spent)} of trials; "
+            f"give {needed} or more, or learn without trying settings"
         )

@@ -35,8 +35,8 @@ def seen_defect_pairs(
     """Return the seen defects that the user chose, each with its masks.
 
     Args:
-        seen: The choice: a number of defects, a folder, a list file, or pairs of picture and mask. The choice
-            of 0 or of an empty list is no defects.
+        seen: The choice: a number of defects, a folder, a list file, or pairs of picture and mask. 0 and an
+            empty list choose no defects.
         method: The method that learns from them.
         seed: Seed by which defects of the data set are chosen.
         dataset: Data set whose defects a number chooses; None: there is none.

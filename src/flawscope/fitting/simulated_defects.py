@@ -181,9 +181,9 @@ def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None)
 def _doubted_sizes(answer: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
     """Return the largest length, width and area [3] of the doubted places around a map's regions, in pixels.
 
-    In a region, the map is above the mask's threshold. `doubted_level` is a lower threshold: the place around
-    the region where the map is above it is the region's doubted place. None: the picture is called good, has
-    no region, or a doubted place reaches the edge; no tolerance applies then.
+    A region is where the map is above the mask's threshold. Its doubted place is the place around it where
+    the map is above a lower threshold (`doubted_level`). None: the picture is called good, has no region, or
+    a doubted place reaches the edge; no tolerance applies then.
     """
     score, maps = answer
     anomaly_map = maps[0].cpu().numpy()

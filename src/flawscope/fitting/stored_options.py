@@ -50,7 +50,7 @@ def stored_settings(old: Artefact) -> PictureSettings:
 
 
 def refit_options(old: Artefact) -> dict[str, Any]:
-    """Return arguments of `fit` for a model with a fitted model's options and networks, of other pictures.
+    """Return arguments of `fit` for a model of other pictures with a fitted model's options and networks.
 
     Raises:
         InputError: The model undistorts its pictures, which `fit` no longer does.

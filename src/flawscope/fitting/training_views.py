@@ -414,8 +414,8 @@ class TrainingViews:
     def to_pictures(self, fitted: Fitted) -> Fitted:
         """Convert a fit of views into one of pictures.
 
-        A picture gets the score of its worst view. It gets none if any of its views has no score; with tiles,
-        if no view has a score.
+        A picture gets the score of its worst view. A picture gets no score if any of its views has none, or,
+        with tiles, if all of its views have none.
         """
         score_by_suspect: dict[int, float] = {}
         for number, score in fitted.suspects.items():
@@ -456,14 +456,14 @@ def number_views(
         learnt: Counts of several parts in each picture. None: if the preprocessing finds several parts, they
             are counted here.
     """
-    how = reader.preprocess
+    preprocess = reader.preprocess
     count = len(reader.sources)
-    if how.channels is not None:
-        return TrainingViews(reader, [len(how.channels.groups)] * count, sizes, seed)
-    if how.several is None:
+    if preprocess.channels is not None:
+        return TrainingViews(reader, [len(preprocess.channels.groups)] * count, sizes, seed)
+    if preprocess.several is None:
         return TrainingViews(reader, [1] * count, sizes, seed)
     if learnt is None:
-        counts, errors = count_parts(reader.decoded, how)
+        counts, errors = count_parts(reader.decoded, preprocess)
     else:
         counts, errors = [*learnt.counts], [*learnt.count_errors]
     wrong = [number for number, error in enumerate(errors) if error not in ("", UNREAD)]

@@ -429,14 +429,14 @@ class Update:
         good = comparison.good
         defects = comparison.defects
         found_by_both = comparison.changed(defects, before=True, after=True)
-        numbers_by_list: dict[str, Any] = {
+        numbers_by_field: dict[str, Any] = {
             "gained": comparison.changed(good, before=True, after=False),
             "alarms": comparison.changed(good, before=False, after=True),
             "lost": comparison.lost,
             "found": comparison.changed(defects, before=False, after=True),
             "weaker": [number for number in found_by_both if comparison.is_weaker(number, self.clear)],
         }
-        listed_numbers = sorted({number for numbers in numbers_by_list.values() for number in numbers})
+        listed_numbers = sorted({number for numbers in numbers_by_field.values() for number in numbers})
         scores = {}  # number of a picture, as text -> change of the score
         for number in listed_numbers:
             old, new = before[number], after[number]
@@ -448,7 +448,7 @@ class Update:
             questions=list(self.predictor.questions),
             good=comparison.counts(good),
             defects=comparison.counts(defects),
-            **numbers_by_list,
+            **numbers_by_field,
             missed=[
                 MissedDefect(number, after[number].p_value)
                 for number in defects

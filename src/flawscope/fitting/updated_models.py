@@ -182,7 +182,7 @@ class _Drawn(NamedTuple):
 
 
 def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
-    """Score the line's drawn pictures, and return the model's rows together with their rows, which count.
+    """Score the line's drawn pictures, and return the model's rows with those of the pictures, which count.
 
     The pictures are scored as if the model had not learnt from their parts. Near-duplicates of pictures
     that the old model has learnt from are left out.
@@ -194,11 +194,13 @@ def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -
     """
     counted_hashes = {row.hash for row in rows if row.counted}
     line_sample = [picture for picture in job.pictures if picture.drawn and picture.good]
-    sample = {picture.digest: picture for picture in line_sample if picture.digest not in counted_hashes}
+    uncounted_sample = {
+        picture.digest: picture for picture in line_sample if picture.digest not in counted_hashes
+    }
     learnt_hashes = {row.hash for row in job.old.manifest.pictures if row.learnt}
     copies = {}  # hash of a drawn picture -> row of the model that it is a near-duplicate of
     new_to_old_model = {}  # hash -> drawn picture that the old model has not learnt from
-    for digest, picture in sample.items():
+    for digest, picture in uncounted_sample.items():
         known_row = job.new.copies.get(digest)
         if known_row is not None and known_row.learnt:
             copies[digest] = known_row
@@ -233,7 +235,7 @@ def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -
         count = pluralize(len(copies), "drawn picture")
         note = (
             f"not calibrated with {count} nearly the same as those that the model was fitted on, such as "
-            f"{sample[first_digest].name} as {first_row.name}"
+            f"{uncounted_sample[first_digest].name} as {first_row.name}"
         )
         notes.append(data_checks.KNOWN_PICTURES.coded(note))
     name_by_hash = {picture.digest: picture.name for picture in unscored_pictures}
@@ -241,7 +243,7 @@ def _add_drawn_rows(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -
 
 
 def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
-    """Return the pictures, of which only those of whole new parts stay marked as drawn.
+    """Return the pictures, with only those of whole new parts still marked as drawn.
 
     If a model decides on parts, a drawn picture can be used only if its part is not known to the model, and
     all views of the part were drawn. For other models the pictures are returned unchanged.
@@ -353,7 +355,7 @@ def _with_rows(
     counted_before = {row.hash for row in old_manifest.pictures if row.counted}
     newly_counted = sum(row.counted and row.hash not in counted_before for row in rows)
     counted_of_line = sum(row.counted and row.drawn for row in rows)
-    # an earlier update may have added what was drawn from the line, behind a semicolon
+    # without "; N drawn from the line", which an earlier update may have added
     method = old_manifest.calibration.method.partition(";")[0]
     arguments = predictor.calibration.to_dict()
     arguments["method"] = f"{method}; {counted_of_line} drawn from the line" if counted_of_line else method
@@ -367,14 +369,14 @@ def _with_rows(
         facts[RADIUS_KEY] = [max(old_radius, new_radius) for old_radius, new_radius in radii]
     ratios = {key: old_manifest.config[key] for key in RATIO_SETTINGS if key in old_manifest.config}
     manifest = replace(manifest, config={**manifest.config, **ratios}, facts=facts, pictures=rows)
-    threshold = (
+    threshold_source = (
         f"good pictures as they come, {newly_counted} of them drawn from the line now"
         if newly_counted
         else "the earlier calibration pictures alone"
     )
     note = (
-        f"learnt from {pluralize(learnt_count, 'picture')}; the threshold comes from {threshold}: pictures "
-        "that somebody chose do not show what good ones are like"
+        f"learnt from {pluralize(learnt_count, 'picture')}; the threshold comes from {threshold_source}: "
+        "pictures that somebody chose do not show what good ones are like"
     )
     return predictor.with_manifest(manifest).with_calibration(calibrate(rows, **arguments), note)
 
@@ -411,6 +413,7 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"calibrate, the others are copies or were learnt from; {needed} are needed: inspect and review "
             "more"
         )
+    # the model, and the function that returns its scores of pictures
     return [(model, lambda judged: job.score(model, judged, known={}))]
 
 

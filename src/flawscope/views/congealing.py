@@ -136,8 +136,8 @@ def _learn_folds(
     """Learn a reference for each of 10 folds, from the pictures of all other folds.
 
     Returns:
-        The error of each picture, by the reference learnt without the picture's fold; and group -> reference
-        learnt without the group's fold.
+        The errors of all pictures, fold by fold, by the reference learnt without the fold; and group ->
+        reference learnt without the group's fold.
     """
     reference, poses = aligned
     ground_levels = _border_quantiles(pictures)
@@ -207,6 +207,7 @@ def _simplest_poses(aligned: Aligned, kind: PoseKind, poses: Sequence[Pose]) -> 
     places = np.array([(pose.x, pose.y) for pose in poses])
     if places.std(0).max() <= _MIN_SHIFT * 2 * reference.extent:
         return None
+    # an alignment by other poses than shifts cannot be used for shifts
     return Lying("shift", aligned if kind == "shift" else None)
 
 
@@ -229,6 +230,7 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
         found; and whether the first kind is sure without trying it.
     """
     upright_count, same_place_count = _count_upright(singles)
+    # two references by which most parts lie at the same place, or upright, are enough
     if same_place_count == 2:
         return (), False
     if upright_count >= 2:
@@ -250,14 +252,14 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Use a few pictures as the reference, and count those by which most parts are found without a rotation.
+    """Use a few pictures as the reference, and count those that find most parts without a rotation.
 
-    The count ends early after two by which the parts are found at the same place, or after three of which
+    The count ends early after two pictures that find the parts at the same place, or after three of which
     none finds most parts.
 
     Returns:
-        The number of pictures by which most parts are found well; and the number of those by which they are
-        found at the same place.
+        The number of pictures that find most parts well; and the number of those that find the parts at the
+        same place.
     """
     count = len(singles.pictures)
     valid_counts = list[int]()
@@ -305,7 +307,7 @@ def spread_numbers(count: int, max_count: int) -> list[int]:
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learn a reference, and find the poses of the pictures by it; its `errors` stay empty.
+    """Learn a reference, whose `errors` stay empty, and find the poses of the pictures by it.
 
     Raises:
         InputError: The pictures show nothing to be found.

@@ -320,7 +320,10 @@ def find_frames(
 
 
 def _find_neighbours(detections: PartDetections) -> list[Neighbours]:
-    """Return the neighbours of each part, as masks [h / 2, w / 2]; without parts, one pair of empty masks."""
+    """Return the neighbours of each part, as masks at half of the small picture's size.
+
+    Without parts, the only neighbours are a pair of empty masks.
+    """
     from scipy import ndimage
 
     bodies = detections.part_masks

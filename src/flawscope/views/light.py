@@ -111,7 +111,7 @@ class ToneCorrection(NamedTuple):
     inside: bool
 
     def __call__(self, image: Float32) -> Float32:
-        """Return the image [3, H, W], 0..1, padding marked, corrected and clipped to 0..1."""
+        """Correct an image [3, H, W] in 0..1 whose padding is marked, and clip it to 0..1."""
         padded = image < 0  # a padded value v is marked as -1 - v
         changed = np.where(padded, -1 - image, image)
         changed *= self.gain[:, None, None]
@@ -148,7 +148,7 @@ class Normalization:
 
     @classmethod
     def from_statistics(cls, measured: Iterable[tuple[Array, Array]], share: float) -> Normalization:
-        """Return the normalization to good pictures.
+        """Return the normalization to the light of good pictures.
 
         Args:
             measured: Means and standard deviations of each picture's channels (`channel_statistics`).
@@ -190,7 +190,7 @@ class Normalization:
     def _clip_to_range(
         self, values: NDArray[np.float64], ranges: tuple[ValueRange, ...]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-        """Clip a picture's statistics to the values of good pictures in the range of light.
+        """Clip a picture's statistics to the values that good pictures have in the range of light.
 
         Args:
             values: [3], means or standard deviations of the picture's channels.

@@ -176,7 +176,7 @@ class PoseReference:
     ) -> Geometry:
         """Return the place of a view in a picture; the view shows the part in the reference's pose.
 
-        It includes the part's surroundings. If no part was found, it shows the whole picture, upright.
+        The view includes the part's surroundings. If no part was found, it is the whole picture, upright.
 
         Args:
             pose: Pose of the part.
@@ -242,8 +242,8 @@ class PoseReference:
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
         """Return the normalized reference and its weights [size, size], rotated in steps of a few degrees.
 
-        If parts may be mirrored, the mirrored kernels follow. Pixel size / 2 of a kernel shows the middle of
-        the reference.
+        If parts may be mirrored, the mirrored kernels follow. A kernel's pixel in row and
+        column size / 2 shows the middle of the reference.
 
         Returns:
             The pose, the normalized reference and the weights of each kernel.
@@ -315,6 +315,7 @@ class PoseReference:
         np.maximum(variance, 1e-4, out=variance)
         correlation /= np.sqrt(variance, out=variance)
         height, width = picture.shape
+        # places inside the picture; the correlation has half of the picture's resolution
         inside = correlation[:, : math.ceil(height / 2), : math.ceil(width / 2)]
         flat = inside.reshape(len(inside), -1)  # [kernels, places]
         best_places = flat.argmax(1)
@@ -401,8 +402,8 @@ class PoseReference:
             # robust weights (Huber): points farther off than usual in this picture count less
             distances = np.abs(values - gain * points.levels - offset) * root_weights
             usual_distance = 2 * _MAD_TO_STANDARD_DEVIATION * float(np.median(distances)) + 1e-6
-            weighted = jacobian * (weights / np.maximum(1, distances / usual_distance))
-            *change, gain, offset = _solve_damped(weighted @ jacobian.T, weighted @ values)
+            weighted_jacobian = jacobian * (weights / np.maximum(1, distances / usual_distance))
+            *change, gain, offset = _solve_damped(weighted_jacobian @ jacobian.T, weighted_jacobian @ values)
             if not 1 / _MAX_FACTORS["gain"] < gain < _MAX_FACTORS["gain"]:
                 return replace(pose, error=math.inf)
             if round_number == rounds or max(map(abs, change)) < 0.01 * gain:
@@ -425,8 +426,8 @@ class PoseReference:
 
         Args:
             pose: The pose.
-            change: Change of x and y, then of angle and scale, as far as these are free. It is limited to a
-                small step.
+            change: Change of x and y, then of angle and scale, each times `HALF_SIDE`, as far as these are
+                free. The change is limited to a small step.
         """
         x, y = (min(max(component, -2.0), 2.0) for component in change[:2])
         angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.rotates else 0.0

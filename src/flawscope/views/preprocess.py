@@ -287,7 +287,10 @@ class Preprocess:
         return ChannelViews(group_views)
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
-        """Return the views of a frame: of the whole frame, and of its tiles."""
+        """Return the views of a frame: of the whole frame, and of its tiles.
+
+        `counted` is the region of interest, as `cut` takes it.
+        """
         whole_view, placed = self._whole_view(frame)
         pose = frame.pose
         size = frame.size
@@ -549,7 +552,7 @@ class Preprocess:
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
         """Convert a picture to the depth that the model learnt from: 8 bits or, with a white level, more.
 
-        A scene gives the same view in pictures of any type.
+        Pictures of one scene give the same view, whatever their type is.
 
         Returns:
             The converted picture, and the value that is white in it.

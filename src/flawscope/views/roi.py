@@ -199,7 +199,8 @@ class FrameRegion:
     def carried(self, preprocess: Preprocess) -> Mask:
         """Return the region at network size, in the frames of a new model.
 
-        If the models have different references, the earlier one finds the part in the new reference's image.
+        If the models have different references, the earlier reference finds the part in the image of the
+        new one.
 
         Args:
             preprocess: Preprocessing of the new model.
@@ -218,10 +219,10 @@ class FrameRegion:
                 "the parts look otherwise than those of the earlier model, and its region of interest cannot "
                 "be carried over: fit anew with --roi"
             )
-        size = (_CARRIED_SIDE, _CARRIED_SIDE)
-        earlier_place = self.reference.geometry(pose, size, mask_size)
+        reference_size = (_CARRIED_SIDE, _CARRIED_SIDE)
+        earlier_place = self.reference.geometry(pose, reference_size, mask_size)
         mask_in_picture = earlier_place.warp_mask(self.mask)
-        blank_picture = np.empty((*size, 1), np.uint8)  # only its size is used
+        blank_picture = np.empty((*reference_size, 1), np.uint8)  # only its size is used
         pose_in_itself = Pose(HALF_SIDE, HALF_SIDE, error=0.0)
         frame = AlignedPart(new_reference).frame(blank_picture, 255.0, preprocess.size, pose_in_itself)
         new_place = frame.place(preprocess.geometry(frame.size))

@@ -139,6 +139,7 @@ class SeveralParts:
             reference: Reference of the part.
         """
         matcher = _matcher(reference)
+        # mask of the pixels of parts that were found, at half of the small picture's size
         covered = np.zeros([math.ceil(length / 2) for length in small.shape], np.bool_)
         padded = np.pad(blur(small), SIDE // 2, mode="edge")
         unsorted_poses: list[Pose] = []
@@ -173,7 +174,7 @@ class SeveralParts:
 
         Args:
             overview: The picture, the longer side `OVERVIEW_SIDE`.
-            covered: [h / 2, w / 2], pixels of the parts at half the small picture's size.
+            covered: Mask of the parts' pixels, at half of the small picture's size.
         """
         from scipy import ndimage
 
@@ -366,7 +367,7 @@ def _spectra(
 
 
 def ground_distance(overview: Float32) -> Float32:
-    """Return the distances [h, w] of the pixels from the ground, in the ground's spreads.
+    """Return the distances [h, w] of the pixels from the ground, in units of the ground's spread.
 
     The ground is a quadratic surface that is fitted robustly to most pixels.
     """

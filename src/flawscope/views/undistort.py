@@ -199,7 +199,7 @@ def _places_as_taken(
 
 
 def _sample(values: Array, rows: Array, columns: Array) -> Array:
-    """Sample values at places, bilinear, edges repeated; the result has the type of the values.
+    """Return values interpolated bilinearly at places, with repeated edges, in the type of the values.
 
     Args:
         values: [H, W] or [H, W, C].

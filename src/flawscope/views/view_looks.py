@@ -138,10 +138,10 @@ class ViewLooks:
             for other_view, other_distances in enumerate(distances):
                 if view == other_view:
                     continue
-                # below 0 for a picture that is nearer to `view` than to `other_view`
-                mine = view_distances[:, view] - view_distances[:, other_view]
-                theirs = other_distances[:, view] - other_distances[:, other_view]
-                self.limits[view, other_view] = _limit_between(mine, theirs)
+                # differences of distances: below 0 for a picture nearer to `view` than to `other_view`
+                own_differences = view_distances[:, view] - view_distances[:, other_view]
+                other_differences = other_distances[:, view] - other_distances[:, other_view]
+                self.limits[view, other_view] = _limit_between(own_differences, other_differences)
 
     def distances(self, look: Floats) -> NDArray[np.float64]:
         """Return the distances [V] of a thumbnail from the views' means, in spreads."""

@@ -287,7 +287,7 @@ class FrameViews(Views):
 
     def view_numbers(self) -> list[int]:
         """Return the numbers of the views with pixels that count, counted over all frames."""
-        view_count = len(self.frames[0])  # each frame has as many views
+        view_count = len(self.frames[0])  # each frame has the same number of views
         numbers = []
         for frame_number, frame in enumerate(self.frames):
             numbers += [frame_number * view_count + view_number for view_number in frame.view_numbers()]
@@ -295,7 +295,7 @@ class FrameViews(Views):
 
     def images(self, numbers: Iterable[int]) -> Float32:
         """Return views [n, 3, H, W] float32 in 0..1, padding marked, by their numbers over all frames."""
-        view_count = len(self.frames[0])  # each frame has as many views
+        view_count = len(self.frames[0])  # each frame has the same number of views
         images = []
         for number in numbers:
             frame_number, view_number = divmod(number, view_count)
