@@ -69,11 +69,14 @@ def find_apart(
 
 
 def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Sequence[int]) -> list[list[int]]:
-    """Return the indices of pictures whose features lie apart, in groups of similar pictures."""
-    places = [place for place, cell in enumerate(cells) if cell is not None]
+    """Return the indices of pictures whose features lie apart, in groups of similar pictures.
+
+    The arguments are those of `find_apart`.
+    """
+    places = [place for place, picture_cells in enumerate(cells) if picture_cells is not None]
     if not places:
         return []
-    features = np.stack([cell for cell in cells if cell is not None])
+    features = np.stack([picture_cells for picture_cells in cells if picture_cells is not None])
     groups = groups_apart(features, [units[place] for place in places])
     return [[places[k] for k in group] for group in groups]
 

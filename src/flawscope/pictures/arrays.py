@@ -81,7 +81,7 @@ def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -
     """
     lowest = alpha.min()
     highest = alpha.max()
-    if lowest == highest:  # no transparency, such as the unused fourth channel of a camera's BGRX, which is 0
+    if lowest == highest:  # no transparency: for example, 0 in the unused fourth channel of a camera's BGRX
         return colours
     if colours.dtype == np.uint8:
         rgba = np.concatenate([colours, alpha], 2)

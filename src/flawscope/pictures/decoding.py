@@ -401,7 +401,7 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
         raise picture_error(name, damage.CUT, pixel_layouts.COPY_AGAIN)
     if values is not None:
         height, width = values.shape[:2]
-        image = Image.new("L", (width, height))
+        image = Image.new("L", (width, height))  # empty: only its size is used
         image.format = "TIFF"
         return image, values
     stream.seek(0)

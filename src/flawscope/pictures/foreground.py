@@ -123,7 +123,7 @@ class PatternedGround:
     def part_mask(self, picture: Picture) -> Mask:
         """Return a mask `[h, w]` of the part in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels a side.
 
-        It is empty in a picture that is too narrow or too small.
+        The mask is empty if the picture is too narrow or too small.
         """
         if min(picture.shape[:2]) < _MIN_SIDE:
             return np.zeros(picture.shape[:2], np.bool_)

@@ -43,7 +43,7 @@ def usual_form(sizes: Sequence[Size]) -> float:
     median_form = statistics.median_low(forms)
 
     def usual_stretch(target: float) -> float:
-        """Return how much a form stretches nearly all pictures at most, as the log of a factor."""
+        """Return the log of the factor by which a form stretches nearly all pictures at most."""
         logs = sorted(abs(math.log(form / target)) for form in forms)
         return logs[math.ceil(NEARLY_ALL * len(logs)) - 1]
 
@@ -123,8 +123,8 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
         known: Sizes of the pictures that the model learnt from.
 
     Returns:
-        The description, and whether the form is another one. Where form and size are as known, these are an
-        empty text and False; where only the size is another one, the second is False.
+        The description, and whether the form is another one (False: at most the size is). The description is
+        empty where form and size are as known.
     """
     if not known:
         return "", False

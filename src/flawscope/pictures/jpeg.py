@@ -387,8 +387,9 @@ def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> 
         pending_count = feed.give(data[feed.position : end] + _BEYOND)
         if pending_count < 0:  # all pixels of the picture are there
             return ""
-        is_all_taken_in = pending_count == 0 and feed.give(b"\0") == 0  # one byte more is taken in, too
-        if not is_all_taken_in:
+        # a decoder that has all blocks of the stretch also takes in one byte more
+        has_all_blocks = pending_count == 0 and feed.give(b"\0") == 0
+        if not has_all_blocks:
             return INCOMPLETE
         feed.position = end
     return "" if feed.give(data[feed.position :]) < 0 else TRUNCATED

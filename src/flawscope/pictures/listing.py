@@ -210,8 +210,8 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
         """
         visited.add(os.path.realpath(current))
         written = written_above
-        is_left_out = current != folder or not own  # `own` keeps what lies in `folder` itself
-        if is_left_out:
+        leaves_out_written = current != folder or not own  # `own` keeps what lies in `folder` itself
+        if leaves_out_written:
             written |= written_below(current)
         for entry in list_entries(current, hidden=hidden):
             path = Path(current, entry.name)

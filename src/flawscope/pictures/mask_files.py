@@ -227,8 +227,8 @@ def _take_photographs(groups: Sequence[_Group]) -> list[tuple[_Group, Path]]:
     """Remove the photographs from the `paths` of groups of files that are named like masks.
 
     Returns:
-        The removed photographs, each with its group. Those of groups with a weak word are left out, since
-        such a word often means something else.
+        The removed photographs, each with its group. Photographs of groups with a weak word are removed, but
+        not returned, since such a word often means something else.
     """
     photographs: list[tuple[_Group, Path]] = []
     for groups_of_kind in _by_kind(groups):
@@ -506,7 +506,7 @@ def _is_good(folders: Folders) -> bool:
 
 
 def _picture_names(stem: str) -> list[str]:
-    """Return the names of a picture after which its mask may be named, such as its name without `image`."""
+    """Return the forms of a picture's name that its mask's name may hold, such as one without `image`."""
     names = plain_names(stem)
     trimmed_name = _TRIMMED.sub("", names[0])  # such as "a (1)" of "a (1) - mask"
     if trimmed_name not in names:
@@ -720,7 +720,7 @@ def _is_photograph_at(path: str, *_stamp: int) -> bool:
 
     Args:
         path: The file.
-        _stamp: Time and size of the file, by which its versions differ in the cache.
+        _stamp: Time and size of the file, by which the cache tells versions of the file apart.
     """
     try:
         return is_photograph(path)

@@ -212,9 +212,9 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
     channels = _signed_channels(colours)
     if len(channels) == 1:
         return _above_darkest(channels[0])
-    brightest: MarkLevels = reduce(np.maximum, channels)
+    brightest_channel: MarkLevels = reduce(np.maximum, channels)
     darkest_channel: MarkLevels = reduce(np.minimum, channels)
-    is_all_grey = (brightest - darkest_channel).max() <= tolerance
+    is_all_grey = (brightest_channel - darkest_channel).max() <= tolerance
     if is_all_grey:
         return _above_darkest(channels[1])  # green, as good as any
     # a colour that fills more than half of the mask is the median in each channel
@@ -222,14 +222,15 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
     median = [np.partition(channel, middle, axis=None)[middle] for channel in channels]
     distances = _distance_from(median, channels)
     fills_half = 2 * np.count_nonzero(distances <= tolerance / 2) > distances.size
-    has_black = (brightest <= tolerance).any()
+    has_black = (brightest_channel <= tolerance).any()
     if has_black and fills_half and _is_grey(median, tolerance):
         raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
     if has_black:
-        return brightest
+        return brightest_channel
     if not fills_half:
         raise _doubt(name, "it is coloured without black, and no colour fills half of it")
-    return distances if distances.any() else brightest  # of a single colour, which marks everything
+    # a mask of a single colour marks everything
+    return distances if distances.any() else brightest_channel
 
 
 def _is_grey(colour: Sequence[np.number], tolerance: int) -> bool:
@@ -412,7 +413,7 @@ def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: s
 
     Args:
         levels: Levels of the mask.
-        filling: Values of the areas each of which has a single value.
+        filling: Values that fill areas.
         name: Name for errors.
 
     Raises:

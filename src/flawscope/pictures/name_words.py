@@ -261,7 +261,7 @@ def form_groups(values: Collection[object], least: int = 0) -> bool:
 
     Args:
         values: Value of each picture.
-        least: Number of different values that is never too many.
+        least: Number of different values that is allowed however few the pictures are.
     """
     return 1 < len({*values}) <= max(least, len(values) / 2)
 
@@ -283,7 +283,7 @@ def _doubt_groups(
     if 2 * hash_count >= len(cores) > 0:  # most names are hashes
         return readings
     has_meaning = any(reading != SILENT for reading in readings)
-    least = 2 if has_meaning else 0  # number of different marks that is never too many
+    least = 2 if has_meaning else 0  # number of different marks that is allowed however few the names are
     marks = _with_signs(_unknown_in(cores), stems, least)
     if not has_meaning and not form_groups(marks):
         marks = _slot_marks(stems)
@@ -298,7 +298,7 @@ def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]
     Args:
         marks: Mark of each name; empty: none.
         stems: The names.
-        least: Number of different signs that is never too many.
+        least: Number of different signs that is allowed however few the names are.
     """
     matches = [_MARK.fullmatch(stem) for stem in stems]
     signs = [match[2] if match else "" for match in matches]

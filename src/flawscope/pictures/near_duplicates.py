@@ -125,7 +125,7 @@ class Resemblance(NamedTuple):
 
 def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
     """Return grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
-    # Pillow, not matrix products: several threads come here at once, and BLAS would start its own in each
+    # Pillow, not matrix products: several threads come here at once, and in each BLAS would start more threads
     if picture.dtype == np.uint8:
         is_grey = picture.shape[2] < 3 or picture.strides[2] == 0  # stride 0: grey, seen as three channels
         pixels = picture[:, :, 0] if is_grey else picture[:, :, :3]
@@ -338,7 +338,13 @@ class _Bars(NamedTuple):
         return cls(min_z, min_z_of_same, max_close, is_graded=bool(graded_share >= MIN_GRADED))
 
     def show_one_part(self, z: float, resemblance: Resemblance, count: int) -> bool:
-        """Whether two pictures of a set of `count` surely show one part."""
+        """Whether two pictures of a set of `count` surely show one part.
+
+        Args:
+            z: Fisher's z of the structure that only the two have.
+            resemblance: Likeness of the two.
+            count: Number of pictures in the set.
+        """
         if count <= MIN_OTHERS:  # too few to show a shared structure
             return resemblance.is_same_but_for_noise
         min_z = self.min_z_of_same if resemblance.is_same else self.min_z
@@ -562,11 +568,11 @@ def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
         values: Values to fit, [P, pixels].
     """
     gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
-    right = (design @ values[:, :, None]).astype(np.float64)
+    right_sides = (design @ values[:, :, None]).astype(np.float64)
     traces = np.einsum("pii->p", gram)
     ridge = 1e-6 * traces / gram.shape[1] + 1e-6  # keeps the matrices from being singular
     regular_gram = gram + ridge[:, None, None] * np.eye(gram.shape[1])
-    return np.asarray(np.linalg.solve(regular_gram, right)[:, :, 0])
+    return np.asarray(np.linalg.solve(regular_gram, right_sides)[:, :, 0])
 
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:

@@ -484,7 +484,7 @@ def _band_measurement(still: Floats, noise: float) -> Measurement:
 
 
 def _bands(still: Floats, axis: int, noise: float) -> float:
-    """Return the standard deviation from frame to frame of the brightness of bands, in grey levels.
+    """Return how much the brightness of bands varies between frames: its standard deviation in grey levels.
 
     Args:
         still: Frames [N, H, W] without movement.
@@ -700,9 +700,9 @@ def _focus_measurements(frames: Floats, noise: float) -> Iterator[Measurement]:
 def _edge_width(frame: Floats, noise: float) -> float | None:
     """Return the width in pixels of the sharpest edges, from dark to bright; None where edges are too few.
 
-    The width of an edge is its contrast divided by its steepest slope; this is 2.5 s for a step that is
-    blurred with standard deviation s. The frame is blurred here because of its noise, and this blur is
-    subtracted from the width.
+    The width of an edge is its contrast divided by its steepest slope. For a step that is blurred with a
+    standard deviation sigma, the width is 2.5 sigma. The frame is blurred here because of its noise, and this
+    blur is subtracted from the width.
     """
     from scipy import ndimage
 

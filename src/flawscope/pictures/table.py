@@ -207,7 +207,7 @@ def rows_from_table(table: Facts) -> tuple[Picture, ...]:
     """Read the rows of a file. A column that an earlier version did not write has its default.
 
     Raises:
-        KeyError: The file is damaged. TypeError and ValueError likewise.
+        KeyError, TypeError, ValueError: The file is damaged.
     """
     count = len(table["hash"])
     columns = []

@@ -155,6 +155,7 @@ def _loader() -> type[yaml.SafeLoader]:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        # a resolver is a tag and a pattern
         yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
             first_letter: [resolver for resolver in resolvers if resolver[0] in (_NULL, _MERGE)]
             for first_letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

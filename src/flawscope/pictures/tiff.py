@@ -224,7 +224,7 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
             if _unread_tags(stream, page):
                 return
             yield Page.of(page)
-    except Exception:  # errors of tifffile on a damaged directory, and after the last one
+    except Exception:  # tifffile raises errors at a damaged page, and after the last page
         return
 
 

@@ -316,17 +316,17 @@ def _compare(looks: Sequence[Look | None], new_count: int) -> Compared:
         new_count: Number of the new pictures.
 
     Returns:
-        Pairs of places in `looks`.
+        The pairs of pictures, as indices in `looks` with a correlation.
     """
-    numbers = [k for k, look in enumerate(looks) if look is not None]
+    indices = [k for k, look in enumerate(looks) if look is not None]
     known_looks = [look for look in looks if look is not None]
     if len(known_looks) < 2:
         return Compared([], [])
-    is_new = np.array(numbers, np.intp) < new_count
+    is_new = np.array(indices, np.intp) < new_count
     compared = compare_pictures(known_looks, np.flatnonzero(is_new))
     return Compared(
-        copies=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.copies],
-        unsure=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.unsure],
+        copies=[(indices[i], indices[j], correlation) for i, j, correlation in compared.copies],
+        unsure=[(indices[i], indices[j], correlation) for i, j, correlation in compared.unsure],
     )
 
 
@@ -456,7 +456,7 @@ def _unsure_remarks(
 
     Args:
         unsure: Groups of pictures that differ only by noise.
-        labels: Labels of the new pictures.
+        labels: Label of the part that each new picture shows.
         names: Names of all pictures.
     """
     if not unsure:
@@ -481,7 +481,7 @@ def _near_duplicate_remarks(
 
     Args:
         near_duplicates: Groups of new pictures that are nearly the same.
-        labels: Labels of the new pictures.
+        labels: Label of the part that each new picture shows.
         names: Names of all pictures.
     """
     if near_duplicates:

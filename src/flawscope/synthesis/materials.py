@@ -267,6 +267,7 @@ def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
     box = bounding_box(mask)
     feather = 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask)
     weights = _feathered_weights(mask[box], feather)
+    # unevenness, from noise of 2 x 2 cells on
     weights = weights * (1 + 0.3 * fractal_noise(weights.shape, (2, 2), rng))
     return _insert(request.picture, box, request.picture[box] + weights[..., None] * shade)
 

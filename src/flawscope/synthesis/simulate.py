@@ -138,8 +138,8 @@ def simulate_defect(
         scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
             None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
             kinds a scale is chosen at random.
-        contrast: Grey levels to which the defect's `difference` is faded or strengthened, about; less where
-            the picture's range ends. None: unchanged.
+        contrast: About the `difference` in grey levels that the defect gets by fading or strengthening; less
+            where the picture's range ends. None: unchanged.
         textures: Draws the material of "texture"; None: it is generated.
         foreground: [H, W] bool, the pixels where the defect may lie; None or all False: everywhere.
 

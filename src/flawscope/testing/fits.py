@@ -336,6 +336,7 @@ def resumes(case: Case) -> None:
         must_refuse(lambda: case.fit(checkpoint=path, resume=True, seed=1), "another seed")
         flipped = [np.array(decode(source))[::-1] for source in case.good_pictures]
         must_refuse(lambda: case.fit(flipped, checkpoint=path, resume=True), "other pictures")
+        # a checkpoint of the same run is also continued without `resume`
         _must_equal(case.fitted(), case.fit(checkpoint=path), "resumed")
         _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed after its last step")
 
@@ -409,6 +410,7 @@ def takes_seen_defects(case: Case) -> None:
         return
     pairs = []  # pictures with their masks
     for k, defect in enumerate(CATEGORIES["plate"].defects[:2]):
+        # difficulty 0: a defect that is easy to see
         pairs.append(draw_picture("plate", np.random.default_rng([8, k]), defect, 0.0, size=96))
     model = case.fit(seen=pairs, samples=0)
     seen_hashes = {row.hash for row in model.manifest.pictures if row.role == "seen"}

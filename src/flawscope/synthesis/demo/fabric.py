@@ -64,9 +64,8 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     # height of the thread: a wave along it, 1 in the middle of its way over two threads, 0 at both ends
     from_middle = np.where(shows_warp, y + column - 1, x + row - 3)  # in threads; the wave's period is 4
     lift = np.cos(from_middle * np.float32(np.pi / 2))
-    lift[weft_missing] = np.maximum(
-        lift[weft_missing], 0.45
-    )  # the warp stays up where no weft presses it down
+    # the warp stays up where no weft presses it down
+    lift[weft_missing] = np.maximum(lift[weft_missing], 0.45)
     warp_fibres, weft_fibres = (part.repeat(4, 1)[:, :fine] for part in fibres)
     fibre = np.where(shows_warp, warp_fibres.T, weft_fibres)
     light = _yarn_light(across, along, lift, fibre) * np.where(shows_warp, shade_warp, shade_weft)
@@ -108,6 +107,7 @@ def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
     first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
     span = flaw.grade(13, 5)
+    # changes of the stretch's length and middle, different for each thread
     ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, warp_thread].astype(np.float32)
     in_span = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
     is_dyed = (warp_thread >= first) & (warp_thread < first + count)

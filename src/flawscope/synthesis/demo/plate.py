@@ -115,6 +115,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = (54, 58, 64)
     canvas += (6 * part.table_texture)[..., None]
+    # the plate's shadow on the table
     canvas *= (1 - 0.62 * smooth(1 - rounded_box(u - 5, v - 7, _HALF, _CORNER) / 15))[..., None]
 
     edge = rounded_box(u, v, _HALF, _CORNER)
