@@ -450,7 +450,7 @@ def split_words(name: str, *, camel: bool = False) -> list[str]:
 
     Args:
         name: The name.
-        camel: Whether to split all words at capitals; otherwise words that are known (`_is_known`) stay whole.
+        camel: Whether to split all words at capitals; otherwise words with a known meaning stay whole.
     """
     words: list[str] = []
     for run in _RUNS.findall(plain_words(name)):

@@ -125,7 +125,7 @@ class Resemblance(NamedTuple):
 
 def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
     """Return grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
-    # Pillow, not matrix products: several threads come here at once, and in each BLAS would start more threads
+    # Pillow, not matrix products: several threads come here at once, and BLAS would start more from each
     if picture.dtype == np.uint8:
         is_grey = picture.shape[2] < 3 or picture.strides[2] == 0  # stride 0: grey, seen as three channels
         pixels = picture[:, :, 0] if is_grey else picture[:, :, :3]

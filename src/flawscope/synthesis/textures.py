@@ -35,8 +35,8 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
     """Return gradient noise `[H, W]` float32 in -1..1 with `cells` lattice cells down and across.
 
     Source: Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Any size
-    and any number of cells will do. A pixel's value is interpolated between the four corners of its cell: first
-    downwards, along the lattice's columns, then across.
+    and any number of cells will do. A pixel's value is interpolated between the four corners of its cell:
+    first downwards, along the lattice's columns, then across.
     """
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
     # the gradients, [columns, rows] of the lattice
