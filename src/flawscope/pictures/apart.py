@@ -147,7 +147,7 @@ def _is_large_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
 def _measure_distances(
     units: NDArray[np.intp], compare: Compare, combine: Combine
 ) -> tuple[NDArray[np.intp], Distances]:
-    """Measure each picture's distance to pictures of other units, without 0, 1, 2, ... of the nearest units.
+    """Measure each picture's distance to those of other units, with 0, 1, 2, ... nearest units left out.
 
     Args:
         units: Number [N] of the part that each picture shows.

@@ -159,7 +159,7 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
     bin_centres = (edges[:-1] + edges[1:]) / 2
     total = counts.sum()
     sums = np.cumsum(counts * bin_centres)
-    # of each inner edge as threshold
+    # from here on, arrays have a value for each inner edge as the threshold
     counts_below = np.cumsum(counts)[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         means_below = sums[:-1] / counts_below
@@ -251,7 +251,7 @@ def _check_floats(largest: float, white: float | None, black: float | None, name
         name: Name of the picture, for the error.
     """
     level = white or 1.0
-    # 0..1; a white below 1 belongs to a stretched range, except in models of earlier versions
+    # a white of 1 means 0..1; one below 1 is that of a stretched range, except in models of earlier versions
     expects_unit_range = level == 1 or (level < 1 and black is None)
     if expects_unit_range and largest > level * (1 + TOLERANCE):
         level_text = "no white level is set" if white is None else f"the white level is {level:g}"

@@ -223,8 +223,8 @@ def _runs(has_one_value: NDArray[np.bool_], values: NDArray[np.number]) -> Itera
 def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
     """Whether a picture breaks off in the middle of its last row, whose rest has a single value.
 
-    At the place where it breaks off, the row above must show no edge: it is like the last row before that
-    place, and does not have the value behind it.
+    The row above must show no edge at the place where the last row breaks off: up to that place, both rows
+    are alike; after that place, the row above has other values than the single one.
 
     Args:
         rows: Rows [H, W, C] of the picture.
@@ -323,7 +323,7 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel_bytes: int) -> bool:
     The bytes of a lost stretch are all 0 or all 255. Such a stretch counts as lost in these cases:
 
     - It begins or ends within a pixel of colour, and the picture has no other pixels of colour.
-    - The rows above and below show something else, and it begins and ends at bounds of sectors, within rows.
+    - The rows above and below show something else, and it begins and ends inside rows, at bounds of sectors.
     - The rows above and below show something else, and it begins or ends within a pixel of colour whose lost
       channels had other values (`_is_torn`).
 
@@ -371,7 +371,7 @@ def _torn_ends(ends: tuple[int, int], stride: int, pixel_bytes: int, size: int) 
 
 
 def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -> bool:
-    """Whether a stretch of equal bytes begins and ends at bounds of sectors of the file, within rows.
+    """Whether a stretch of equal bytes begins and ends inside rows, and at bounds of the file's sectors.
 
     Args:
         ends: Begin and end of the stretch.
@@ -456,7 +456,7 @@ def _is_torn(
     Args:
         values: Bytes of the pixels.
         fill: Value of the lost bytes, 0 or 255.
-        position: Position within the pixel, in bytes, where a stretch of lost bytes begins or ends.
+        position: Position in the bytes, inside the pixel, where a stretch of lost bytes begins or ends.
         stride: Number of bytes of a row.
         pixel_bytes: Number of bytes of a pixel.
         is_end: Whether the stretch ends at the position; otherwise it begins there.
@@ -543,7 +543,7 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """Return the fault of a WebP if it is decoded without its last bytes, too; empty if they are needed.
+    """Return `TOO_MUCH` if a WebP can be decoded without its last bytes, else an empty text.
 
     Bytes that are not needed belong to another file.
     """

@@ -114,7 +114,7 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
     size = network or default_network(pictures)
 
     def scale(picture: Size) -> float:
-        """Return the length of a picture's pixel at the network, which is short if it is reduced much."""
+        """Return the length of a picture's pixel at the network, the shorter the more it is reduced."""
         return pixels_left(1, picture, size)
 
     most_reduced = min(pictures, key=scale, default=size)

@@ -134,7 +134,7 @@ class _Segments:
         return code == _START_OF_SCAN and len(content) > 5 and bool(self.frame)
 
     def read_scan(self, content: bytes) -> None:
-        """Record in `missing` how many bits of the coefficients of a scan are missing after it.
+        """Record in `missing` how many bits the coefficients of a scan still lack after the scan.
 
         Args:
             content: Content of the segment that begins the scan.
@@ -255,7 +255,7 @@ def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
 
 
 def _count_units(frame: bytes, components: bytes) -> int:
-    """Return the number of units of a scan, in which the distance between restart markers is stated.
+    """Return the number of units of a scan; a JPEG states the distance of restart markers in such units.
 
     If the scan has a single component, a unit is a block of 8 x 8 of its pixels. Otherwise it is a group of
     blocks of all components.
@@ -363,6 +363,7 @@ class _Feed:
         if pending_count > 0:
             return False
         self.position += 1
+        # 0: the byte is taken in; -1: all pixels are there
         return self.give(self.data[end : end + 1]) <= 0
 
 

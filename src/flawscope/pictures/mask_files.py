@@ -114,9 +114,9 @@ def masked_folder(name: str) -> str | None:
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     """Return the pictures that look like masks although they are not masks by the rule of this module.
 
-    Such a picture has a word for masks in its name, or it belongs to another picture, which does not look
-    like a mask: its name is that of a picture in another folder, or begins with that of a picture in its own
-    folder.
+    Such a picture has a word for masks in its name, or belongs to another picture, which does not look like a
+    mask. It belongs to a picture of another folder with the same name, or to one of its own folder with a
+    beginning of its name.
 
     Args:
         pictures: Pictures without the masks that `find_masks` finds.
@@ -555,7 +555,7 @@ class _Pictures:
             mask: The mask.
         """
         stem = fold(mask.stem)
-        if not group.folder:
+        if not group.folder:  # the names of the files have the word for masks
             name_with_word = _split_word(stem)
             names = _picture_names(name_with_word.rest if name_with_word else stem)
             while match := _FURTHER_WORD.fullmatch(names[-1]):  # a_defect_mask.png of a.png
@@ -576,9 +576,9 @@ class _Pictures:
         return self._nearest(group, mask, below[:-1], [below[-1]])
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
-        """Return the picture that fits a mask best, by the first of some names that a fitting picture has.
+        """Return the picture that fits a mask best; None where no picture fits, or several fit equally well.
 
-        None where no picture fits, or several fit equally well.
+        Only the first of the names that a fitting picture has is considered.
 
         Args:
             group: Group of the mask.
@@ -618,7 +618,7 @@ class _Pictures:
             below: Folders between the mask and its folder of masks. The picture's path ends with them, too.
             paths_by_folders: Files that have the picture's name, by their folders.
         """
-        hint = masked_folder(group.folder) or ""
+        hint = masked_folder(group.folder) or ""  # such as `bad` of `bad_masks`
         above = group.above
         for folders, paths in paths_by_folders.items():
             # the picture's path has to be: folders above the group, any others, folders below the group
@@ -637,7 +637,7 @@ class _Pictures:
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Return the masks that lie beside their pictures and differ from these only by the suffix, with them."""
+    """Return the masks that lie beside pictures and differ only by the suffix, each with its picture."""
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         name, _ = os.path.splitext(os.fspath(path))

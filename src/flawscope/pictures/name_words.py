@@ -363,6 +363,8 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
 def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
     """Return the text of each name at a place, if these texts sort the pictures into groups; else None.
 
+    A word before the place becomes a part of the texts.
+
     Args:
         place: Place of the word or number in the names.
         pieces: Words and numbers of each name, equally many for all names.
@@ -387,7 +389,7 @@ def _marks_class(values: Sequence[str], before: str) -> bool:
     """Whether texts may be classes: letters, 0 and 1, or short numbers behind a word of no list.
 
     Args:
-        values: Text at a place of each name.
+        values: Each name's text at the same place.
         before: Word or number before this place.
     """
     if all(len(value) == 1 and not value.isdecimal() for value in values):

@@ -283,17 +283,17 @@ def _decide(
         pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999)))
         for pair, values in correlations.items()
     }
-    bars = _Bars.of([*z_by_pair.values()], resemblances.values(), count)
+    limits = _Bars.of([*z_by_pair.values()], resemblances.values(), count)
     copies = []
     unsure = []
     for pair in sorted(z_by_pair):
         i, j = pair
         resemblance = resemblances[pair]
-        if bars.show_one_part(z_by_pair[pair], resemblance, count):
+        if limits.show_one_part(z_by_pair[pair], resemblance, count):
             # with fewer pictures the structure that they share is not known, and not left out
             correlation = math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike
             copies.append((i, j, correlation))
-        elif bars.may_show_one_part(z_by_pair[pair], resemblance):
+        elif limits.may_show_one_part(z_by_pair[pair], resemblance):
             unsure.append((i, j, resemblance.alike))
     return Compared(_without_bridges(copies), unsure)
 
@@ -379,7 +379,8 @@ def _above_gap(values: Iterable[float]) -> float:
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
     """Leave out pairs each of which would be the only one that joins two groups of pictures.
 
-    Two pictures stay a pair where one of them shares at least half of its other partners with the other one.
+    A pair stays if, of its two pictures, the one with fewer partners has at least half of its other partners
+    in common with the other picture.
     """
     partners_by_picture: dict[int, set[int]] = {}
     for i, j, _ in pairs:
@@ -521,9 +522,9 @@ def _register(target: Floats, pictures: Floats, shifts: Floats) -> Floats:
     Returns:
         The registered pictures [P, n, n] without their margins.
     """
-    # change of x with x, of x with y, shift of x; then the same three of y
+    # what is added to x: a share of x, a share of y, a shift; then the same three for y
     pose = np.zeros((len(pictures), 6), np.float32)
-    changes = [0, 1, 3, 4]
+    factors = [0, 1, 3, 4]
     x_shift = 2
     y_shift = 5
     pose[:, x_shift] = shifts[:, 1]
@@ -545,7 +546,7 @@ def _register(target: Floats, pictures: Floats, shifts: Floats) -> Floats:
             # a contrast near 0 would make the change of the pose too large
             gain = np.where(np.abs(contrast) < 0.3, 1.0, contrast)
             pose += np.clip(solution[:, light_count:] / gain, -0.03, 0.03)
-            pose[:, changes] = np.clip(pose[:, changes], -0.07, 0.07)
+            pose[:, factors] = np.clip(pose[:, factors], -0.07, 0.07)
             pose[:, [x_shift, y_shift]] = np.clip(pose[:, [x_shift, y_shift]], -0.3, 0.3)
     fitted = (solution[:, None].astype(np.float32) @ design)[:, 0]
     return np.asarray(fitted.reshape(inner.shape))
@@ -591,7 +592,7 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
     if len(best_versions) < MIN_OTHERS:
         return np.full(len(warped), -1, np.float32)
     nearest = best_versions[: max(MIN_OTHERS, len(best_versions) // 2 + 1)]
-    nearest_by_number = {int(numbers[k]): k for k in nearest}
+    nearest_by_number = {int(numbers[k]): k for k in nearest}  # number of a picture -> its place in `warped`
     sum_of_nearest = warped[nearest].sum(axis=0)
     mean = sum_of_nearest / len(nearest)
     shared_structure = []  # for each registered picture the mean of the nearest pictures without itself

@@ -222,7 +222,7 @@ def _parse_row(row: Picture) -> Picture:
     """Check a row that was read from a file, and convert its values to the types of `Picture`.
 
     Raises:
-        ValueError: The row is damaged. TypeError likewise.
+        ValueError, TypeError: The row is damaged.
     """
     texts = (row.hash, row.role, row.name, row.origin)
     if not all(isinstance(text, str) for text in texts) or type(row.unit) is not int:

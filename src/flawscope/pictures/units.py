@@ -58,7 +58,7 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Return for each name the original from which a tool made this and other pictures; None: not known.
+    """Return for each name that of the original from which a tool made several pictures; None: not known.
 
     Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the
     original picture must be among the names, or the ending must be that of a labelling site's exports.
@@ -410,7 +410,7 @@ def _find_unsure(
 
     Args:
         pairs: Pairs of pictures that differ only by noise.
-        labels: Label of each picture.
+        labels: Label of the part that each picture shows.
         named_parts: Part that each picture's name states.
         rows: Rows of the pictures.
     """

@@ -287,14 +287,14 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
         jagged: Size of random turns in pixels; above 0 the line is a crack, and its strokes branch off.
     """
     side = min(within.shape)
-    count = pixel_count(within.size, area, rng)
+    target_pixels = pixel_count(within.size, area, rng)
     max_length = float(rng.uniform(0.25, 0.8)) * side
     min_width = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256)
     max_width = 1.5 + 0.012 * side
-    width = min(max(min_width, count / max_length), max_width)
-    length = min(max(count / width, 3.0), max_length)
+    width = min(max(min_width, target_pixels / max_length), max_width)
+    length = min(max(target_pixels / width, 3.0), max_length)
     min_strokes = 3 if jagged else 1
-    stroke_count = max(min(round(count / (width * length)), 12), min_strokes)
+    stroke_count = max(min(round(target_pixels / (width * length)), 12), min_strokes)
     centre = draw_centre(within, rng)
     trunk = _curved_path(length, jagged, rng) + np.asarray(centre) + 0.5
     coverage = line_coverage(within.shape, trunk, _tapered_widths(width, trunk))

@@ -120,7 +120,7 @@ def calibration_is_honest(case: Case) -> None:
         rows = _scored(model)
         source_by_hash = {}
         for source in case.training_pictures(variant):
-            if not isinstance(source, bytes):
+            if not isinstance(source, bytes):  # the bytes are no picture
                 source_by_hash[pixel_hash(decode(source))] = source
         sources = [source_by_hash[row.hash] for row in rows]
         if case.method.holds_out:
