@@ -45,7 +45,7 @@ def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
     """Check the values [H, W, C] of an array, and return them; floats become float32.
 
     Raises:
-        InputError: Its values are not uint8, uint16 or finite floats, or it has none.
+        InputError: The values are not uint8, uint16 or finite floats, or there are none.
     """
     if array.ndim != 3 or array.size == 0:
         raise picture_error(
@@ -137,7 +137,7 @@ def require_finite(values: Float32, name: str) -> Float32:
     """Return float values if all are finite and none stands for missing data.
 
     Raises:
-        InputError: Some are NaN or infinite, or some have one value far off all others (`no_data_value`).
+        InputError: Some values are NaN or infinite, or one value lies far off all others (`no_data_value`).
     """
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
@@ -199,7 +199,7 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
     lowest = float(picture.min())
     largest = float(picture.max())
     if black is not None and largest > white_level:
-        largest = used_range(picture).high  # without single very bright pixels
+        largest = used_range(picture).high  # a few very bright pixels do not count
     if lowest < -TOLERANCE * white_level:
         remedy = f"replace values that say no data, or scale it to 0..{white_level:g}, where 0 is black"
         raise picture_error(name, f"its values go down to {lowest:g}", remedy)

@@ -243,7 +243,7 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
         return False
     before_end = slice(max(0, end - _NEAR - 1), end - 1)  # without the last pixel, which may be there in part
     after_end = slice(end, end + _NEAR)
-    blocks = (last_row[before_end], row_above[after_end])  # of the picture, at both sides of the place
+    blocks = (last_row[before_end], row_above[after_end])  # pixels of the picture at both sides of the place
     if min(len(np.unique(block)) for block in blocks) < _MIN_VALUES:
         return False
     difference_of_rows = np.abs(last_row[before_end] - row_above[before_end]).mean()
@@ -299,7 +299,7 @@ def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
     hold whole rows.
     """
     stretches: list[tuple[int, int]] = []
-    row_bytes = pixel_bytes = 0  # as the last tile has them
+    row_bytes = pixel_bytes = 0  # after the loop, those of the last tile
     for codec, (left, top, right, bottom), offset, arguments in tiles:
         mode, stated_row_bytes = arguments[:2] if isinstance(arguments, tuple) else (arguments, 0)
         pixel_bytes = _PIXELS.get(mode, 0)
@@ -431,7 +431,7 @@ def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel_bytes: int) -
     """
     row_count = len(values) // stride
     rows = values[: row_count * stride].reshape(-1, stride)
-    unpadded_bytes = stride // pixel_bytes * pixel_bytes  # of a row
+    unpadded_bytes = stride // pixel_bytes * pixel_bytes  # bytes of a row without its padding
     colours = rows[:, :unpadded_bytes].reshape(len(rows), -1, pixel_bytes)[..., :3]
     positions: set[int] = set()
     for top in range(0, len(rows), _ROWS_AT_ONCE):
@@ -450,7 +450,7 @@ def _is_torn(
 ) -> bool:
     """Whether some channels of a pixel of colour were lost, and only show the value `fill`.
 
-    This is the case if the pixel's intact channels are like those of a neighbour, and its lost channels would
+    This is the case if the pixel's intact channels are like a neighbour's, and its lost channels would
     differ from `fill` if the pixel had its neighbours' colours.
 
     Args:
@@ -481,7 +481,7 @@ def _is_torn(
     intact_level = levels(pixel_start)[intact].sum()
     max_difference = _STEP + _SHARE * intact_level
     is_like_neighbour = False
-    expected_levels = []  # of the lost channels, if the pixel has the neighbour's colour
+    expected_levels = []  # levels of the lost channels if the pixel had each neighbour's colour
     for neighbour in neighbours:
         neighbour_level = neighbour[intact].sum()
         if abs(intact_level - neighbour_level) < max_difference:
@@ -534,7 +534,7 @@ def _png_fault(data: bytes) -> str:
         if len(checksum) < 4:
             break
         is_critical = not kind[0] & 0x20  # the first letter is upper case
-        expected_checksum = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")  # of kind and body
+        expected_checksum = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")  # checksum of kind and body
         if is_critical and checksum != expected_checksum:
             return _CHECKSUM
         if kind == b"IEND":

@@ -36,7 +36,7 @@ def parse_pixels(text: str | float) -> float:
     """Return 20, "20" or "20px" as a number of pixels.
 
     Raises:
-        InputError: It is any other text, or a value not above 0.
+        InputError: The text is written otherwise, or its number is not above 0.
     """
     try:
         number_text = decimal_point(str(text).lower()).strip()

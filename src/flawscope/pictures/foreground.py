@@ -149,7 +149,7 @@ class PatternedGround:
         pixel_distances = smallest[start : start + height, start : start + width]
         labels, count = ndimage.label(pixel_distances > _NOVEL * self.typical_distance)
         is_certain_pixel = pixel_distances > _CERTAINLY_NOVEL * self.typical_distance
-        is_certain = np.zeros(count + 1, np.bool_)  # by label
+        is_certain = np.zeros(count + 1, np.bool_)  # a value for each label
         is_certain[np.unique(labels[is_certain_pixel])] = True
         is_certain[0] = False  # label 0: pixels in no area
         areas = Image.fromarray(is_certain[labels].astype(np.float32))
@@ -186,7 +186,8 @@ class PatternedGround:
             belief = np.where(zone, np.tanh((evidence + _COUPLING * pull) / 2), -1)
         part = ndimage.binary_opening(belief > 0)
         # fill the part's gaps and holes that lie in the area: they are marks in the ground's colours
-        closed_part = ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4]  # also at the edges
+        # padded, so that they are also closed at the picture's edges
+        closed_part = ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4]
         part |= closed_part & area
         part |= ndimage.binary_fill_holes(part) & area
         return _remove_specks(part)

@@ -51,7 +51,7 @@ def usual_form(sizes: Sequence[Size]) -> float:
 
 
 def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
-    """Whether `side`² pixels are more than `MAX_ENLARGEMENT`² times those of most pictures."""
+    """Whether `side`² pixels are more than `MAX_ENLARGEMENT`² times the pixels of most pictures."""
     pixels = statistics.median_low(math.prod(size) for size in sizes) if sizes else math.inf
     return side**2 > MAX_ENLARGEMENT**2 * pixels
 
@@ -167,7 +167,7 @@ def positive_length(value: object) -> float:
     """Return the millimetres of a pixel, above 0 to `MAX_LENGTH`.
 
     Raises:
-        ValueError: It is any other value.
+        ValueError: The value is no such number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LENGTH:
         raise ValueError(value)

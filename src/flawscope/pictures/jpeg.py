@@ -172,7 +172,7 @@ class _Segments:
             return _fault_at_end(data, stretches)
         if self.kind not in (_BASELINE, _EXTENDED):
             return ""
-        table_number = content[2] & 15  # of the first component's AC coefficients
+        table_number = content[2] & 15  # number of the table of the first component's AC coefficients
         symbol = self.shortest.get(_AC | table_number, 0)
         begin, _ = stretches[0]
         _, end = stretches[-1]

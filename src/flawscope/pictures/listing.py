@@ -196,7 +196,7 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
     Args:
         folder: The folder.
         own: Whether to yield also what flawscope wrote to `folder` itself, such as pictures that a review
-            sorted. What it wrote to folders of results inside of `folder` is left out all the same.
+            sorted. What it wrote to folders of results inside of `folder` is always left out.
         hidden: Whether to yield hidden pictures, too.
     """
     visited: set[str] = set()  # real paths of folders

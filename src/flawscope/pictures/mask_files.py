@@ -447,7 +447,7 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
             if name_with_word is None:
                 continue
             rest, word, side = name_with_word
-            # the empty name, which no folder has, keeps the key apart from those of folders of masks
+            # the empty name, which no folder has, keeps this key unlike the keys of folders of masks
             key = (*folders, "", word, side)
             is_weak = word.startswith(_WEAK)  # not "ground truth", which only ends with a weak word
             group = _Group(
@@ -631,7 +631,8 @@ class _Pictures:
             for path in paths:
                 if group.has(path):
                     continue
-                has_other_case = not mask.stem.startswith(path.stem)  # as a.png beside A.png and A_mask.png
+                # a.png fits A_mask.png less than A.png does
+                has_other_case = not mask.stem.startswith(path.stem)
                 rank = (path in self.suspects, _is_good(folders), is_elsewhere, others_count, has_other_case)
                 yield rank, path
 
@@ -643,7 +644,7 @@ def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
         name, _ = os.path.splitext(os.fspath(path))
         paths_by_name.setdefault(name.lower(), []).append(path)
     # a few pairs of files show whether all files of a suffix below a folder are masks
-    groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}  # by folder above, and suffix
+    groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}  # (folder above, suffix) -> pairs
     for same_name in paths_by_name.values():
         if len(same_name) != 2:
             continue
@@ -730,7 +731,7 @@ def _is_photograph_at(path: str, *_stamp: int) -> bool:
 
 @lru_cache(1 << 14)
 def _look_at(path: str, *_stamp: int) -> bool | None:
-    """Whether a file looks like a mask; None: it cannot be read. `_stamp` is that of `_is_photograph_at`."""
+    """Whether a file looks like a mask; None: it cannot be read. The arguments: see `_is_photograph_at`."""
     try:
         read_mask(path)
     except DoubtfulMaskError:

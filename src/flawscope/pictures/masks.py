@@ -265,7 +265,7 @@ def _levels_above_transparent(
         name: Name for errors.
 
     Raises:
-        InputError: Some opaque pixels are black and others are not, so that black may be the background.
+        InputError: Only some of the opaque pixels are black, so that black may be the background.
     """
     is_opaque = 2 * alpha >= alpha.max()
     max_black = LOSSY_CONTRAST if lossy else 0
@@ -339,9 +339,9 @@ def _counts_classes(levels: MarkLevels, top: np.number) -> bool:
 
 
 def _are_classes(values: MarkLevels, fills: Mask) -> bool:
-    """Whether values are those of classes, not of noise or smoothed edges.
+    """Whether the values of a mask mean classes, and do not come from noise or smoothed edges.
 
-    They are those of classes if all of them fill areas. They also are if there are few, and one of these is
+    They are values of classes if all of them fill areas. They also are if they are few, and one of these is
     true:
 
     - A faint value fills an area.
@@ -425,7 +425,7 @@ def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: s
     is_exact = np.isin(levels, filling)
     is_flat = ndimage.maximum_filter(levels, 3) - ndimage.minimum_filter(levels, 3) <= LOSSY_CONTRAST // 2
     is_area = is_exact | (is_flat & (levels >= max(top / 8, LOSSY_CONTRAST)))
-    area_levels = np.where(is_area, levels, 2 * top)  # where there is no area, higher than all levels
+    area_levels = np.where(is_area, levels, 2 * top)  # outside of areas: a value above all levels
     level_of_area = ndimage.minimum_filter(area_levels, 5)
     has_half_of_top = 2 * levels >= top
     has_half_of_area = 2 * levels >= level_of_area

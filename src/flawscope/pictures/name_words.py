@@ -116,8 +116,8 @@ def _split_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
 def _read_with_shared(readings: list[NameReading], shared: Chunks) -> list[NameReading]:
     """Return the readings, completed by the chunks that all names share.
 
-    If no reading knows a class, all get that of the shared chunks. If these mean good, names that are called
-    defective become unclear.
+    If no reading knows a class, all get the class of the shared chunks. If the shared chunks mean good, names
+    that are called defective become unclear.
 
     Args:
         readings: Readings of the names without the shared chunks.

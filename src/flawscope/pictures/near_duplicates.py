@@ -290,7 +290,7 @@ def _decide(
         i, j = pair
         resemblance = resemblances[pair]
         if limits.show_one_part(z_by_pair[pair], resemblance, count):
-            # with fewer pictures the structure that they share is not known, and not left out
+            # in a smaller set, the structure that all pictures share is not known, and is not left out
             correlation = math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike
             copies.append((i, j, correlation))
         elif limits.may_show_one_part(z_by_pair[pair], resemblance):
@@ -368,7 +368,7 @@ def _above_gap(values: Iterable[float]) -> float:
         values: Fisher's z of all pairs.
     """
     ascending = np.sort([0.0, *(value for value in values if value > 0)])
-    is_clear = np.tanh(ascending[1:]) >= MIN_CLEAR  # of the value above each gap
+    is_clear = np.tanh(ascending[1:]) >= MIN_CLEAR  # whether the value above each gap is high enough
     gaps = np.where(is_clear, np.diff(ascending), 0)
     if gaps.max(initial=0) < MIN_Z_GAP:
         return math.inf
@@ -415,7 +415,7 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
         return _all_others(count)
     coarse = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
     amplitudes = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change them
-    # rows are the frequencies -12..11; those of a mirrored picture have the opposite sign
+    # rows are the frequencies -12..11; in a mirrored picture, frequencies have the opposite sign
     mirrored_amplitudes = amplitudes[:, np.r_[0, 23:0:-1]]
     by_thumbnail = _unit(coarse)
     by_spectrum = _unit(amplitudes.reshape(count, -1))
@@ -533,12 +533,12 @@ def _register(target: Floats, pictures: Floats, shifts: Floats) -> Floats:
     for step in range(STEPS + 1):
         warped = np.stack([_warp(picture, where) for picture, where in zip(pictures, pose, strict=True)])
         inner = warped[_INNER]
-        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # of the light
+        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # columns for the light
         light_count = len(columns)
         if step < STEPS:  # the last round only fits the light
             slopes = np.gradient(warped, 2 / SIDE, axis=(1, 2))
             down, right = (np.asarray(slope, np.float32)[_INNER] for slope in slopes)
-            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]  # of the pose
+            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]  # for the pose
         design = np.stack([column.reshape(len(column), -1) for column in columns], axis=1)
         solution = _least_squares(design, values)
         if step < STEPS:

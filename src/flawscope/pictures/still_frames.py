@@ -198,7 +198,7 @@ def check_still_frames(
 def _other_size_error(
     source: Frame, number: int, size: tuple[int, int], first_size: tuple[int, int]
 ) -> InputError:
-    """Return the error of a frame whose size is not that of the first frame.
+    """Return the error of a frame that has another size than the first frame.
 
     Args:
         source: The frame.
@@ -615,7 +615,7 @@ def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Flo
     for number, (frame, shift) in enumerate(zip(frames, movement.shifts, strict=True)):
         pixel_shift = np.round(shift)
         moved = ndimage.shift(frame, -pixel_shift, order=0, mode="nearest") if pixel_shift.any() else frame
-        # the rest is below a pixel: brightness changes by the slope times the rest
+        # the rest of the shift is below a pixel: it changes the brightness by slope times rest
         rest_down, rest_right = (shift - pixel_shift).astype(np.float32)
         moved_back[number] = moved + rest_down * down + rest_right * right
     return moved_back

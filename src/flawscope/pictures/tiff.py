@@ -213,7 +213,7 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
         return
     import tifffile
 
-    offsets: set[int] = set()  # of the pages that were read
+    offsets: set[int] = set()  # offsets of the pages that were read
     try:
         stream.seek(0)
         pages = tifffile.TiffFile(stream).pages
@@ -269,7 +269,7 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
     stored_count = min(len(tiff_page.dataoffsets), len(tiff_page.databytecounts))
     if stored_count < strip_count or not all(tiff_page.databytecounts):
         raise ValueError("it is truncated")
-    # not by tifffile, which decompresses without a bound, and lacks some compressions
+    # tifffile decompresses without a bound, and lacks some compressions
     is_decompressed_here = page.compression in (*_DEFLATE, *_PILLOW)
     if is_decompressed_here:
         tiff_page.compression = 1  # tifffile gets uncompressed bytes
@@ -292,7 +292,7 @@ def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
     """Return stored values scaled so that 0 is black, and 255 is white if they have 1 to 7 bits."""
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
-    max_value = (1 << page.bits) - 1  # of integers
+    max_value = (1 << page.bits) - 1  # used only for integers
     if page.photometric == _WHITE_IS_ZERO:
         values = max_value - values if values.dtype.kind == "u" else 1 - values
     if page.bits < 8:

@@ -58,10 +58,10 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Return for each name that of the original from which a tool made several pictures; None: not known.
+    """Return the original of each name: the picture that a tool made it and others from; None: not known.
 
     Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the
-    original picture must be among the names, or the ending must be that of a labelling site's exports.
+    original picture must be among the names, or the ending must be one of a labelling site's exports.
     """
     stems = [_without_suffix(name) for name in names]
     sources = []
@@ -101,7 +101,7 @@ def compile_group(pattern: str | None) -> re.Pattern[str] | None:
     """Compile the pattern of `--group`.
 
     Raises:
-        InputError: It is not a regular expression.
+        InputError: The pattern is not a regular expression.
     """
     return None if pattern is None else errors.compile_pattern("--group", pattern)
 
@@ -120,7 +120,7 @@ def check_group(names: Sequence[str], pattern: str | None) -> None:
     """Check the regular expression of `--group`.
 
     Raises:
-        InputError: It is no regular expression, or matches none of the names.
+        InputError: The pattern is no regular expression, or matches none of the names.
     """
     expression = compile_group(pattern)
     if expression is None or not names or any(part_key(name, expression) for name in names):
@@ -131,9 +131,9 @@ def check_group(names: Sequence[str], pattern: str | None) -> None:
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     """Number the parts that names state: names in which `pattern` matches the same text get the same number.
 
-    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match (if
-    there is no pattern, all names) get a number of their own. But those that say that they were made from one
-    picture (`same_sources`) share a number.
+    The text is what the pattern's groups match, or its whole match if it has no groups. Each name without a
+    match (without a pattern, each name) gets a number of its own. But names that say that they were made from
+    one picture (`same_sources`) share a number.
 
     Raises:
         InputError: The pattern is not a regular expression, or matches no name.

@@ -104,7 +104,7 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
     angle = math.radians(rng.uniform(-90, 90))
     scaled_cos = math.cos(angle) * coarseness
     scaled_sin = math.sin(angle) * coarseness
-    # from pixels to the canvas; the middles meet
+    # offsets by which the picture's middle comes from the canvas's middle
     x_offset = canvas_width / 2 - (scaled_cos * width + scaled_sin * height) / 2
     y_offset = canvas_height / 2 + (scaled_sin * width - scaled_cos * height) / 2
     affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)

@@ -328,7 +328,7 @@ def _keep_visible(
     labels, count = ndimage.label(visible, np.ones((3, 3)))
     if count > 1:
         areas = np.bincount(labels.ravel())
-        is_large = areas >= min_pixels  # by label
+        is_large = areas >= min_pixels  # a value for each label
         visible = visible & is_large[labels]
     if int(visible.sum()) < max(min_pixels, _MIN_VISIBLE_SHARE * intended.sum()):
         return None

@@ -77,7 +77,7 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
         )
     )
     alpha = turned[..., 3]
-    belongs_to_cut = alpha >= 128  # at least half of the pixel
+    belongs_to_cut = alpha >= 128  # at least half of the pixel lies in the cut
     opacity = np.where(belongs_to_cut, alpha, 0).astype(np.float32) / np.float32(255)
     return Cut(pixels=turned[..., :3], opacity=opacity, corner=(int(top), int(left)))
 

@@ -240,7 +240,7 @@ def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are either all learnt from, or all held out."""
     model = case.fitted("region")
     calibrated = {row.hash for row in _scored(model)}
-    flags_by_part: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture: is it calibrated with?
+    flags_by_part: dict[tuple[str | None, ...], list[bool]] = {}  # is each picture calibrated on?
     for row in model.manifest.pictures:
         match = re.search(case.pair_pattern, row.name)
         if match and row.role != "duplicate":

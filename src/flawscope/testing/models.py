@@ -185,7 +185,7 @@ def padding(case: Case) -> None:
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
         features = detector.embed(images)
-        # without `filled`, `embed` gets the values that mark padding
+        # let `filled` change nothing, so that `embed` gets the values that mark padding
         detector.filled = lambda images: images  # type: ignore[method-assign]
         features_of_marks = detector.embed(images)
         del detector.filled  # restores the method of the class

@@ -330,7 +330,7 @@ def _draw_flaw(canvas: Floats, part: _PlateVariation, flaw: Flaw) -> None:
         _SURFACE_FLAWS[flaw.name](canvas, surface, flaw, scale)
     elif flaw.name == "stain":
         scene.draw_stain(canvas, surface, flaw, scale, _TINTS)
-    elif flaw.name == "crack":  # from the bore outwards, or from the rim inwards
+    elif flaw.name == "crack":  # begins at the bore or at the rim
         heading = float(rng.uniform(0, 2 * np.pi))
         if rng.random() < 0.5:
             reach = _BORE + 1

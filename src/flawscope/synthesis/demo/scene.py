@@ -94,7 +94,7 @@ def window_around(
     """Return a window of the canvas around a point, for small parts, and its distances `u` and `v`.
 
     The window ends `reach` units from the point. It shares the memory of `canvas`: a change in it changes the
-    canvas. `u` and `v` are those of the frame, counted from the point.
+    canvas. `u` and `v` are the frame's coordinates, counted from the point.
     """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
