@@ -115,7 +115,7 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
 
     def scale(picture: Size) -> float:
         """Return the length of a picture's pixel at the network, the shorter the more it is reduced."""
-        return pixels_left(1, picture, size)
+        return pixels_left(1, picture, size)  # of 1 pixel
 
     most_reduced = min(pictures, key=scale, default=size)
     reduced_length = pixels_left(SMALL, most_reduced, size)

@@ -57,7 +57,7 @@ def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
 
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
-    """Return a size of about `side`² pixels in a form.
+    """Return a size (height, width) of about `side`² pixels in a form.
 
     The sides are multiples of `step`. Forms within a factor of `LARGEST_SQUARE_FORM` of a square become the
     square (side, side).

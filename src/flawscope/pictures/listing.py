@@ -184,6 +184,7 @@ def _stays_inside(folder: Path, name: str) -> bool:
 
 
 def _is_below(path: str, folder: Path) -> bool:
+    """Whether a real path is a folder's real path or lies below it."""
     return Path(path).is_relative_to(os.path.realpath(folder))
 
 

@@ -465,15 +465,15 @@ def _likest(
         similar_count: Number of similar pictures for each of these.
     """
     count = len(other_descriptors)
-    for rows in np.array_split(numbers, max(1, math.ceil(len(numbers) / BLOCK))):
-        similarities = descriptors[rows] @ other_descriptors.T
-        is_itself = rows[:, None] == np.arange(count)
+    for block in np.array_split(numbers, max(1, math.ceil(len(numbers) / BLOCK))):
+        similarities = descriptors[block] @ other_descriptors.T
+        is_itself = block[:, None] == np.arange(count)
         similarities[is_itself] = -np.inf
-        places = np.argpartition(-similarities, min(similar_count, count - 2), axis=1)
-        nearest = places[:, :similar_count]
-        for row, others in zip(rows.tolist(), nearest.tolist(), strict=True):
-            for other in others:
-                yield row, other
+        most_similar_first = np.argpartition(-similarities, min(similar_count, count - 2), axis=1)
+        most_similar = most_similar_first[:, :similar_count]
+        for number, similar_numbers in zip(block.tolist(), most_similar.tolist(), strict=True):
+            for other in similar_numbers:
+                yield number, other
 
 
 def _unit(values: Floats) -> Floats:

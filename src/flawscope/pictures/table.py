@@ -242,6 +242,7 @@ def _parse_row(row: Picture) -> Picture:
 
 
 def _parse_score(value: float | None) -> float | None:
+    """Return a score or a map's level as a finite number; None: it was not measured."""
     if value is None:
         return None
     number = float(value)
@@ -251,6 +252,7 @@ def _parse_score(value: float | None) -> float | None:
 
 
 def _parse_size(size: Sequence[object] | None) -> tuple[int, int] | None:
+    """Return (height, width) from a file's list; None: the size is not known."""
     if size is None:
         return None
     height, width = size

@@ -145,6 +145,7 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
 def named_rows(names: Sequence[str], looks: Sequence[Look | None] = ()) -> list[Picture]:
     """Return rows of pictures with their names, and with looks where these are given."""
     all_looks = looks or [None] * len(names)
+    # an empty hash: only the name and the look are known
     return [Picture("", CALIBRATION, name, look=look) for name, look in zip(names, all_looks, strict=True)]
 
 
@@ -437,12 +438,14 @@ def _among(groups: Sequence[Sequence[int]], new_count: int) -> list[list[int]]:
 
 
 def _describe_alike(groups: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Describe groups of pictures that are nearly the same, with two names as an example."""
     example = join_names([names[k] for k in groups[0][:2]])
     count = pluralize(sum(map(len, groups)), "picture")
     return f"{count} are nearly the same as others, such as {example}"
 
 
 def _apart_remarks(apart: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[str]:
+    """Yield a remark on groups of near-duplicates whose names state different parts."""
     if apart:
         alike = _describe_alike(apart, names)
         line = f"{alike}, although their names tell different parts: correct the pattern"

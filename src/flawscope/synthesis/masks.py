@@ -204,6 +204,7 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
     from scipy import ndimage
 
     def region_above(level: float) -> Mask:
+        """Return the connected region around the seed in which the field is at least `level`."""
         labels, _ = ndimage.label(allowed & (field >= level))
         return np.asarray(labels == labels[seed])
 

@@ -98,6 +98,7 @@ def _blur(picture: Picture, rng: np.random.Generator, strength: float) -> Pictur
 
 
 def _sharpness(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
+    # radius, percent, and threshold in grey levels
     sharper = ImageFilter.UnsharpMask(rng.uniform(0.6, 2), round(strength * rng.uniform(40, 200)), 1)
     return np.asarray(Image.fromarray(picture).filter(sharper))
 

@@ -298,7 +298,7 @@ def _grain(picture: Picture, mask: Mask) -> float:
 
     The grain is the mean absolute difference of a pixel from the mean of the 7 x 7 pixels about it.
     """
-    box = bounding_box(mask, 3)
+    box = bounding_box(mask, 3)  # with a margin of 3 pixels, for the filter
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
     return float(np.abs(np.asarray(grey, np.int16) - smooth)[mask[box]].mean())

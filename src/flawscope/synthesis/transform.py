@@ -54,7 +54,7 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
         mask: [H, W] bool, True on the part to cut out; not all False.
         rng: Source of the movement.
     """
-    box = bounding_box(mask, 1)
+    box = bounding_box(mask, 1)  # with a margin of 1 pixel
     layers = np.concatenate([picture[box], mask[box][..., None] * np.uint8(255)], 2)
     middle = np.asarray([(side.start + side.stop) / 2 for side in box])
     # all sizes are (height, width)

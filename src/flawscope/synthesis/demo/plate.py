@@ -70,6 +70,7 @@ class _PlateVariation(NamedTuple):
 
 
 def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
+    """Return random properties of a plate in a picture of `size` pixels a side."""
     frame = scene.random_frame(size, rng, shift=4, degrees=2)
     return _PlateVariation(
         frame=frame,
@@ -223,6 +224,7 @@ def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float,
 
 @lru_cache(maxsize=8)
 def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of a height in units of the plate."""
     return ImageFont.load_default(height * _PRINT_SCALE)
 
 

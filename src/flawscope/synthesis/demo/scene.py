@@ -262,6 +262,7 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
     rim_contrast = flaw.grade(34, 10)
 
     def jagged_path(origin: NDArray[np.float64], angle: float, reach: float) -> NDArray[np.float64]:
+        """Return the points [N, 2] (row, column) of a path of about `reach` pixels."""
         count = max(4, int(reach / (4.5 * scale)))
         directions = angle + np.cumsum(rng.normal(0, 0.16, count)) + rng.normal(0, 0.5, count)
         steps = np.stack([np.sin(directions), np.cos(directions)], 1) * (reach / count)
