@@ -104,7 +104,7 @@ def default_network(pictures: Sequence[Size]) -> Size:
 def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
     """Return a remark on how short a defect of `SMALL` pixels becomes in scaled pictures, and the remedy.
 
-    The remark is about the picture that is reduced most. None where it is reduced less than
+    The remark is about the picture that is reduced most. None where even this picture is reduced less than
     `MIN_REMARKED_REDUCTION` times.
 
     Args:

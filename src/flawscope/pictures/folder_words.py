@@ -390,12 +390,12 @@ def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool
         new_and_old: Whether the folders side by side include new and old; then these words do not count.
     """
     words, _, unknown, _ = _read(name)
-    sorting = {word for word in words if _is_sorting(word)}
+    sorting_words = {word for word in words if _is_sorting(word)}
     if new_and_old:
-        sorting -= {*ages_in(name)}
-    if sorting - _AGES:
+        sorting_words -= {*ages_in(name)}
+    if sorting_words - _AGES:
         return True
-    if sorting and not unknown:  # words for ages count only if all others are known
+    if sorting_words and not unknown:  # words for ages count only if all others are known
         return True
     if not _THINGS.isdisjoint(words) or _CAMERA_FOLDER.fullmatch(name):
         return True

@@ -115,8 +115,8 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     """Return the pictures that look like masks although they are not masks by the rule of this module.
 
     Such a picture has a word for masks in its name, or belongs to another picture, which does not look like a
-    mask. It belongs to a picture of another folder with the same name, or to one of its own folder with a
-    beginning of its name.
+    mask. The other picture has the same name in another folder, or lies in the same folder and has a name
+    with which this picture's name begins.
 
     Args:
         pictures: Pictures without the masks that `find_masks` finds.

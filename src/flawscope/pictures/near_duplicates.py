@@ -529,9 +529,11 @@ def _register(target: Floats, pictures: Floats, shifts: Floats) -> Floats:
     y_shift = 5
     pose[:, x_shift] = shifts[:, 1]
     pose[:, y_shift] = shifts[:, 0]
-    values = np.repeat(target[_INNER].reshape(1, -1), len(pictures), axis=0)
+    target_values = np.repeat(target[_INNER].reshape(1, -1), len(pictures), axis=0)
     for step in range(STEPS + 1):
-        warped = np.stack([_warp(picture, where) for picture, where in zip(pictures, pose, strict=True)])
+        warped = np.stack(
+            [_warp(picture, picture_pose) for picture, picture_pose in zip(pictures, pose, strict=True)]
+        )
         inner = warped[_INNER]
         columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # columns for the light
         light_count = len(columns)
@@ -540,7 +542,7 @@ def _register(target: Floats, pictures: Floats, shifts: Floats) -> Floats:
             down, right = (np.asarray(slope, np.float32)[_INNER] for slope in slopes)
             columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]  # for the pose
         design = np.stack([column.reshape(len(column), -1) for column in columns], axis=1)
-        solution = _least_squares(design, values)
+        solution = _least_squares(design, target_values)
         if step < STEPS:
             contrast = solution[:, :1]
             # a contrast near 0 would make the change of the pose too large

@@ -40,7 +40,7 @@ class Netpbm(NamedTuple):
 
 
 def read_header(stream: IO[bytes]) -> Netpbm | None:
-    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files, also for a PGM of 8 bits."""
+    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files, such as those of 8 bits."""
     stream.seek(0)
     match = _HEADER.match(stream.read(_HEADER_BYTES))
     if match is None:

@@ -254,11 +254,11 @@ def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int)
         size: (H, W) of a frame.
         count: Number of frames that were read.
     """
-    middle = np.stack([sample.middle for sample in samples])
+    middles = np.stack([sample.middle for sample in samples])
     blocks = np.stack([sample.blocks for sample in samples])
     colours = np.stack([sample.colours for sample in samples])
     mean_white = float(np.mean([sample.white for sample in samples]))
-    return Frames(middle, blocks, colours, mean_white, size, count)
+    return Frames(middles, blocks, colours, mean_white, size, count)
 
 
 def _white_level(picture: NDArray[np.generic]) -> float:
@@ -401,9 +401,9 @@ def _measure_light(frames: Frames) -> Light:
     changes = np.diff(brightness)
     max_change = max(STEP_LEVELS, STEP_RATIO * _spread(changes))
     is_sudden = np.abs(changes - np.median(changes)) > max_change
-    step = 0.0
+    largest_step = 0.0
     if 0 < is_sudden.sum() <= MAX_STEPS:
-        step = float(np.abs(changes[is_sudden]).max())
+        largest_step = float(np.abs(changes[is_sudden]).max())
         changes = np.where(is_sudden, np.median(changes[~is_sudden]), changes)
     brightness_without_steps = np.concatenate([[0.0], np.cumsum(changes)])
     times = np.arange(len(brightness_without_steps))
@@ -417,7 +417,7 @@ def _measure_light(frames: Frames) -> Light:
         level=level,
         flicker=flicker,
         drift=drift,
-        step=step,
+        step=largest_step,
         colour=_colour_change(frames.colours),
     )
 

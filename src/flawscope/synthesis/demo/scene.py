@@ -207,7 +207,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
     widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
     bright = line_coverage(allowed.shape, path, widths)
     normal = np.asarray([np.cos(angle), -np.sin(angle)]) * (0.9 * widths.max())
-    # The flank nearer to the light slopes down, away from it: so the dark flank lies on the side of the light
+    # the dark flank lies on the side of the light, because this flank slopes down, away from the light
     normal *= 1 if normal @ (LIGHT[1], LIGHT[0]) > 0 else -1
     dark = line_coverage(allowed.shape, path + normal, 0.9 * widths)
     contrast = flaw.grade(85, 34)
