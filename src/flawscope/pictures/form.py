@@ -164,7 +164,7 @@ def mixed_sizes(sizes: Sequence[Size]) -> str:
 
 
 def positive_length(value: object) -> float:
-    """Return the millimetres of a pixel, above 0 to `MAX_LENGTH`.
+    """Check the length of a pixel in millimetres, above 0 and at most `MAX_LENGTH`, and return it.
 
     Raises:
         ValueError: The value is no such number.

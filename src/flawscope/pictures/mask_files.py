@@ -362,7 +362,7 @@ class _Group:
         looks = {_look(path) for path in _spread(paired or self.paths)}
         has_mask = True in looks
         has_non_mask = False in looks
-        # no file looks like a mask, and they look like pictures or have none
+        # no file looks like a mask, and some look like pictures, or none has a picture
         if not has_mask and (has_non_mask or not paired):
             return []
         if self._others_look_like_masks(picture_of, paired, sure_pictures):

@@ -596,16 +596,21 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
     nearest = best_versions[: max(MIN_OTHERS, len(best_versions) // 2 + 1)]
     nearest_by_number = {int(numbers[k]): k for k in nearest}  # number of a picture -> its place in `warped`
     sum_of_nearest = warped[nearest].sum(axis=0)
-    mean = sum_of_nearest / len(nearest)
+    mean_of_nearest = sum_of_nearest / len(nearest)
     shared_structure = []  # for each registered picture the mean of the nearest pictures without itself
     for j in numbers.tolist():
         if j in nearest_by_number:
             sum_of_others = sum_of_nearest - warped[nearest_by_number[j]]
             shared_structure.append(sum_of_others / (len(nearest) - 1))
         else:
-            shared_structure.append(mean)
-    down, right = np.gradient(mean)
-    shared_columns = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
+            shared_structure.append(mean_of_nearest)
+    down, right = np.gradient(mean_of_nearest)
+    shared_columns = [
+        mean_of_nearest,
+        mean_of_nearest * _X,
+        mean_of_nearest * _Y,
+        np.ones_like(mean_of_nearest),
+    ]
     for slope in (right, down):
         shared_columns += [slope, slope * _X, slope * _Y]
     basis, _ = np.linalg.qr(_fine(np.stack(shared_columns)).T)

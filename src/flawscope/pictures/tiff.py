@@ -97,7 +97,7 @@ class Page:
 
     @classmethod
     def of(cls, page: TiffPage) -> Page:
-        """Read a directory; ValueError, TypeError and others where it is damaged."""
+        """Read a page's directory; ValueError, TypeError and other errors where it is damaged."""
         return cls(
             page=page,
             size=(int(page.imagelength), int(page.imagewidth)),

@@ -103,14 +103,14 @@ def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask
 
 def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
     """Return how much of another dye each pixel has, `[h, w]` in 0..1: a few threads have it on a stretch."""
-    count = max(1, round(flaw.grade(6, 1.6)))
-    first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
+    thread_count = max(1, round(flaw.grade(6, 1.6)))
+    first_thread = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
     span = flaw.grade(13, 5)
     # changes of the stretch's length and middle, different for each thread
     ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, warp_thread].astype(np.float32)
     in_span = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
-    is_dyed = (warp_thread >= first) & (warp_thread < first + count)
+    is_dyed = (warp_thread >= first_thread) & (warp_thread < first_thread + thread_count)
     return np.asarray(in_span * is_dyed * min(1.0, flaw.grade(1, 0.5)), np.float32)
 
 
