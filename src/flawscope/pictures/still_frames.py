@@ -709,7 +709,7 @@ def _edge_width(frame: Floats, noise: float) -> float | None:
     down, right = _slopes(ndimage.gaussian_filter(frame, 1.0))
     slope = np.hypot(down, right)
     contrast = ndimage.maximum_filter(frame, EDGE_WINDOW) - ndimage.minimum_filter(frame, EDGE_WINDOW)
-    contrast = contrast - 5.0 * noise  # the extremes of many pixels are noise, too
+    contrast = contrast - 5.0 * noise  # noise makes the extremes of many pixels larger
     widths = list[float]()
     for top in range(0, frame.shape[0], EDGE_BLOCK):
         for left in range(0, frame.shape[1], EDGE_BLOCK):

@@ -169,7 +169,7 @@ class PictureTable:
             """Return the row of a picture, or the reason why it cannot be read."""
             try:
                 picture = pictures.read(number, names[number] or None)
-            except Exception as error:  # a reader of pictures may raise an error that it does not foresee
+            except Exception as error:  # a reader of pictures may raise errors of any kind
                 return error_reason(error, names[number] or source_name(pictures.sources[number]))
             finally:
                 advance()

@@ -89,8 +89,8 @@ def _without_suffix(name: str) -> str:
 def name_parts(names: Sequence[str], part_of: PartReader | None) -> list[PartKey | None]:
     """Return the part that each name states; None where it states none.
 
-    It is the part that `part_of` returns. If this is None, it is the picture that several pictures were made
-    from (`same_sources`).
+    The part is what `part_of` returns for the name, or else the original from which this and other pictures
+    were made (`same_sources`).
     """
     named_parts = [None if part_of is None else part_of(name) for name in names]
     sources = [None if source is None else ("", source) for source in same_sources(names)]

@@ -161,10 +161,10 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
         area: Range for the spot's share of the picture.
         roughness: Height of the fractal noise that roughens the edge.
     """
-    count = pixel_count(within.size, area, rng)
+    target_pixels = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
     # a window that is large enough for any aspect and edge of the spot
-    reach = math.ceil(1.8 * math.sqrt(count)) + 4
+    reach = math.ceil(1.8 * math.sqrt(target_pixels)) + 4
     rows = slice(max(0, row - reach), min(within.shape[0], row + reach + 1))
     columns = slice(max(0, column - reach), min(within.shape[1], column + reach + 1))
     box = (rows, columns)
@@ -176,7 +176,7 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
     field = -distance * np.exp(2 * roughness * ripple)
     mask = np.zeros_like(within)
     seed = (row - rows.start, column - columns.start)
-    mask[box] = _grow_region(field, seed, count, within[box])
+    mask[box] = _grow_region(field, seed, target_pixels, within[box])
     return mask
 
 

@@ -36,8 +36,8 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     fine = size * _ZOOM
     frame = scene.random_frame(fine, rng, shift=2 * _PITCH, degrees=2)
     wander = [perlin_noise((size, size), (4, 4), rng).repeat(_ZOOM, 0).repeat(_ZOOM, 1) for _ in range(2)]
-    # Position of each pixel in threads, from the left and from the top. Rounded down, the numbers say which
-    # warp thread and which weft thread it is
+    # Position of each pixel in threads, from the left and from the top. Rounded down, it is the number of the
+    # pixel's warp thread, and that of its weft thread
     x = frame.u / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[0]
     y = frame.v / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[1]
     column, row = np.floor(x), np.floor(y)  # float32: numpy would compute in float64 with integers
@@ -69,7 +69,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     warp_fibres, weft_fibres = (part.repeat(4, 1)[:, :fine] for part in fibres)
     fibre = np.where(shows_warp, warp_fibres.T, weft_fibres)
     light = _yarn_light(across, along, lift, fibre) * np.where(shows_warp, shade_warp, shade_weft)
-    light[weft_missing & ~warp_on_top] *= 0.86
+    light[weft_missing & ~warp_on_top] *= 0.86  # a warp that the missing weft would cover is darker
     colour = np.where(shows_warp[..., None], _WARP, _WEFT)
     if wrong_dye.any():
         colour += (wrong_dye * shows_warp)[..., None] * (_WRONG_DYE - colour)
