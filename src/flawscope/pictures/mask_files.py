@@ -722,7 +722,7 @@ def _is_photograph_at(path: str, *_stamp: int) -> bool:
 
     Args:
         path: The file.
-        _stamp: Time and size of the file, by which the cache tells versions of the file apart.
+        _stamp: Time and size of the file, by which the cache distinguishes versions of the file.
     """
     try:
         return is_photograph(path)
