@@ -57,25 +57,28 @@ def find_apart(
         units: Number of the part that each picture shows.
     """
     groups = _apart_by_features(cells, units)
-    grouped_places = {place for group in groups for place in group}
+    grouped_indices = {index for group in groups for index in group}
     step = max(1, math.ceil(len(looks) / MAX_COMPARED))
     compared_looks = looks[::step]
     compared_units = units[::step]
     for group in groups_of_other_look(compared_looks, compared_units):
-        places = [k * step for k in group]
-        if grouped_places.isdisjoint(places):  # none of its pictures was found by the features
-            groups.append(places)
+        indices = [k * step for k in group]
+        if grouped_indices.isdisjoint(indices):  # none of its pictures was found by the features
+            groups.append(indices)
     return groups
 
 
 def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Sequence[int]) -> list[list[int]]:
-    """Return the indices of pictures whose features lie apart, in groups of similar pictures."""
-    places = [place for place, cell in enumerate(cells) if cell is not None]
-    if not places:
+    """Return the indices of pictures whose features lie apart, in groups of similar pictures.
+
+    The arguments are those of `find_apart`.
+    """
+    indices = [index for index, picture_cells in enumerate(cells) if picture_cells is not None]
+    if not indices:
         return []
-    features = np.stack([cell for cell in cells if cell is not None])
-    groups = groups_apart(features, [units[place] for place in places])
-    return [[places[k] for k in group] for group in groups]
+    features = np.stack([picture_cells for picture_cells in cells if picture_cells is not None])
+    groups = groups_apart(features, [units[index] for index in indices])
+    return [[indices[k] for k in group] for group in groups]
 
 
 def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:
@@ -119,11 +122,11 @@ def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -
         looks: Measures of each picture's look (`measure_appearance`); empty where not known.
         units: Number [N] of the part that each picture shows.
     """
-    places = [place for place, look in enumerate(looks) if look]
-    unit_numbers = np.array([units[place] for place in places])
+    indices = [index for index, look in enumerate(looks) if look]
+    unit_numbers = np.array([units[index] for index in indices])
     if not _is_large_enough(unit_numbers):
         return []
-    values = np.array([looks[place] for place in places])
+    values = np.array([looks[index] for index in indices])
     deviation = NORMAL_MAD * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
     values /= np.maximum(deviation, [feature.min_width for feature in FEATURES])
 
@@ -133,7 +136,7 @@ def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -
 
     nearest, distances = _measure_distances(unit_numbers, compare, combine=lambda distances: distances[0])
     groups = _find_groups(nearest, distances, unit_numbers, gap=LOOK_GAP, single_gap=SINGLE_LOOK_GAP)
-    return [[places[k] for k in group] for group in groups if len(group) > 1]
+    return [[indices[k] for k in group] for group in groups if len(group) > 1]
 
 
 def _is_large_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
@@ -144,7 +147,7 @@ def _is_large_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
 def _measure_distances(
     units: NDArray[np.intp], compare: Compare, combine: Combine
 ) -> tuple[NDArray[np.intp], Distances]:
-    """Measure each picture's distance to pictures of other units, without 0, 1, 2, ... of the nearest units.
+    """Measure each picture's distance to those of other units, with 0, 1, 2, ... nearest units left out.
 
     Args:
         units: Number [N] of the part that each picture shows.

@@ -45,7 +45,7 @@ def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
     """Check the values [H, W, C] of an array, and return them; floats become float32.
 
     Raises:
-        InputError: Its values are not uint8, uint16 or finite floats, or it has none.
+        InputError: The values are not uint8, uint16 or finite floats, or there are none.
     """
     if array.ndim != 3 or array.size == 0:
         raise picture_error(
@@ -81,7 +81,7 @@ def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -
     """
     lowest = alpha.min()
     highest = alpha.max()
-    if lowest == highest:  # no transparency, such as the unused fourth channel of a camera's BGRX, which is 0
+    if lowest == highest:  # no transparency: for example, 0 in the unused fourth channel of a camera's BGRX
         return colours
     if colours.dtype == np.uint8:
         rgba = np.concatenate([colours, alpha], 2)
@@ -137,7 +137,7 @@ def require_finite(values: Float32, name: str) -> Float32:
     """Return float values if all are finite and none stands for missing data.
 
     Raises:
-        InputError: Some are NaN or infinite, or some have one value far off all others (`no_data_value`).
+        InputError: Some values are NaN or infinite, or one value lies far off all others (`no_data_value`).
     """
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
@@ -159,7 +159,7 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
     bin_centres = (edges[:-1] + edges[1:]) / 2
     total = counts.sum()
     sums = np.cumsum(counts * bin_centres)
-    # of each inner edge as threshold
+    # from here on, arrays have a value for each inner edge as the threshold
     counts_below = np.cumsum(counts)[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         means_below = sums[:-1] / counts_below
@@ -199,7 +199,7 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
     lowest = float(picture.min())
     largest = float(picture.max())
     if black is not None and largest > white_level:
-        largest = used_range(picture).high  # without single very bright pixels
+        largest = used_range(picture).high  # a few very bright pixels do not count
     if lowest < -TOLERANCE * white_level:
         remedy = f"replace values that say no data, or scale it to 0..{white_level:g}, where 0 is black"
         raise picture_error(name, f"its values go down to {lowest:g}", remedy)
@@ -251,7 +251,7 @@ def _check_floats(largest: float, white: float | None, black: float | None, name
         name: Name of the picture, for the error.
     """
     level = white or 1.0
-    # 0..1; a white below 1 belongs to a stretched range, except in models of earlier versions
+    # a white of 1 means 0..1; one below 1 is that of a stretched range, except in models of earlier versions
     expects_unit_range = level == 1 or (level < 1 and black is None)
     if expects_unit_range and largest > level * (1 + TOLERANCE):
         level_text = "no white level is set" if white is None else f"the white level is {level:g}"

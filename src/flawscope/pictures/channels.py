@@ -98,7 +98,7 @@ class Channels:
         """Read the values that `to_dict` returned.
 
         Raises:
-            InputError: They are damaged.
+            InputError: The values are damaged.
         """
         try:
             return cls(int(data["count"]), tuple(tuple(group) for group in data["groups"]))
@@ -109,7 +109,7 @@ class Channels:
         """Read all channels of a picture, [H, W, N] uint8, uint16 or float32.
 
         Raises:
-            InputError: It cannot be read, or has another number of channels than `count`.
+            InputError: The picture cannot be read, or has another number of channels than `count`.
         """
         name = name or source_name(source)
         values, _ = read_channels(source, name)
@@ -296,7 +296,7 @@ def displayed(source: PictureSource) -> NDArray[np.uint8]:
     """Read a picture for display, [H, W, 3] uint8; of a picture with more channels the first group.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The picture cannot be read.
     """
     picture, _ = first_group(source)
     return to_eight_bits(picture)

@@ -223,8 +223,8 @@ def _runs(has_one_value: NDArray[np.bool_], values: NDArray[np.number]) -> Itera
 def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
     """Whether a picture breaks off in the middle of its last row, whose rest has a single value.
 
-    At the place where it breaks off, the row above must show no edge: it is like the last row before that
-    place, and does not have the value behind it.
+    The row above must show no edge at the place where the last row breaks off: up to that place, both rows
+    are alike; after that place, the row above has other values than the single one.
 
     Args:
         rows: Rows [H, W, C] of the picture.
@@ -243,7 +243,7 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
         return False
     before_end = slice(max(0, end - _NEAR - 1), end - 1)  # without the last pixel, which may be there in part
     after_end = slice(end, end + _NEAR)
-    blocks = (last_row[before_end], row_above[after_end])  # of the picture, at both sides of the place
+    blocks = (last_row[before_end], row_above[after_end])  # pixels of the picture at both sides of the place
     if min(len(np.unique(block)) for block in blocks) < _MIN_VALUES:
         return False
     difference_of_rows = np.abs(last_row[before_end] - row_above[before_end]).mean()
@@ -299,7 +299,7 @@ def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
     hold whole rows.
     """
     stretches: list[tuple[int, int]] = []
-    row_bytes = pixel_bytes = 0  # as the last tile has them
+    row_bytes = pixel_bytes = 0  # after the loop, those of the last tile
     for codec, (left, top, right, bottom), offset, arguments in tiles:
         mode, stated_row_bytes = arguments[:2] if isinstance(arguments, tuple) else (arguments, 0)
         pixel_bytes = _PIXELS.get(mode, 0)
@@ -323,7 +323,7 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel_bytes: int) -> bool:
     The bytes of a lost stretch are all 0 or all 255. Such a stretch counts as lost in these cases:
 
     - It begins or ends within a pixel of colour, and the picture has no other pixels of colour.
-    - The rows above and below show something else, and it begins and ends at bounds of sectors, within rows.
+    - The rows above and below show something else, and it begins and ends inside rows, at bounds of sectors.
     - The rows above and below show something else, and it begins or ends within a pixel of colour whose lost
       channels had other values (`_is_torn`).
 
@@ -371,7 +371,7 @@ def _torn_ends(ends: tuple[int, int], stride: int, pixel_bytes: int, size: int) 
 
 
 def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -> bool:
-    """Whether a stretch of equal bytes begins and ends at bounds of sectors of the file, within rows.
+    """Whether a stretch of equal bytes begins and ends inside rows, and at bounds of the file's sectors.
 
     Args:
         ends: Begin and end of the stretch.
@@ -431,7 +431,7 @@ def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel_bytes: int) -
     """
     row_count = len(values) // stride
     rows = values[: row_count * stride].reshape(-1, stride)
-    unpadded_bytes = stride // pixel_bytes * pixel_bytes  # of a row
+    unpadded_bytes = stride // pixel_bytes * pixel_bytes  # bytes of a row without its padding
     colours = rows[:, :unpadded_bytes].reshape(len(rows), -1, pixel_bytes)[..., :3]
     positions: set[int] = set()
     for top in range(0, len(rows), _ROWS_AT_ONCE):
@@ -450,13 +450,13 @@ def _is_torn(
 ) -> bool:
     """Whether some channels of a pixel of colour were lost, and only show the value `fill`.
 
-    This is the case if the pixel's intact channels are like those of a neighbour, and its lost channels would
+    This is the case if the pixel's intact channels are like a neighbour's, and its lost channels would
     differ from `fill` if the pixel had its neighbours' colours.
 
     Args:
         values: Bytes of the pixels.
         fill: Value of the lost bytes, 0 or 255.
-        position: Position within the pixel, in bytes, where a stretch of lost bytes begins or ends.
+        position: Position in the bytes, inside the pixel, where a stretch of lost bytes begins or ends.
         stride: Number of bytes of a row.
         pixel_bytes: Number of bytes of a pixel.
         is_end: Whether the stretch ends at the position; otherwise it begins there.
@@ -481,7 +481,7 @@ def _is_torn(
     intact_level = levels(pixel_start)[intact].sum()
     max_difference = _STEP + _SHARE * intact_level
     is_like_neighbour = False
-    expected_levels = []  # of the lost channels, if the pixel has the neighbour's colour
+    expected_levels = []  # levels of the lost channels if the pixel had each neighbour's colour
     for neighbour in neighbours:
         neighbour_level = neighbour[intact].sum()
         if abs(intact_level - neighbour_level) < max_difference:
@@ -534,7 +534,7 @@ def _png_fault(data: bytes) -> str:
         if len(checksum) < 4:
             break
         is_critical = not kind[0] & 0x20  # the first letter is upper case
-        expected_checksum = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")  # of kind and body
+        expected_checksum = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")  # checksum of kind and body
         if is_critical and checksum != expected_checksum:
             return _CHECKSUM
         if kind == b"IEND":
@@ -543,7 +543,7 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """Return the fault of a WebP if it is decoded without its last bytes, too; empty if they are needed.
+    """Return `TOO_MUCH` if a WebP can be decoded without its last bytes, else an empty text.
 
     Bytes that are not needed belong to another file.
     """

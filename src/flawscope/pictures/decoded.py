@@ -156,7 +156,7 @@ class DecodedPictures:
         """Return what can be known of a picture without decoding it."""
         source = self.sources[number]
         if self.channels is not None:
-            return _Header(is_deep=True)
+            return _Header(is_deep=True)  # the picture has to be decoded
         if isinstance(source, np.ndarray):
             size = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
             return _Header(is_deep=source.dtype != np.uint8, size_bytes=source.nbytes, size=size)

@@ -334,7 +334,7 @@ def read_picture_header(data: bytes, name: str) -> Header:
     """Read the header of an encoded picture without decoding pixels.
 
     Raises:
-        InputError: It is no picture.
+        InputError: The data are no picture.
     """
     with without_warnings():
         page = tiff.first_page(io.BytesIO(data))
@@ -358,7 +358,7 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[np.number] | None:
     """Read a .npy file; None for other files.
 
     Raises:
-        InputError: It is damaged, or holds Python objects.
+        InputError: The .npy file is damaged, or holds Python objects.
     """
     stream.seek(0)
     if stream.read(len(_NUMPY)) != _NUMPY:
@@ -401,7 +401,7 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
         raise picture_error(name, damage.CUT, pixel_layouts.COPY_AGAIN)
     if values is not None:
         height, width = values.shape[:2]
-        image = Image.new("L", (width, height))
+        image = Image.new("L", (width, height))  # empty: only its size is used
         image.format = "TIFF"
         return image, values
     stream.seek(0)

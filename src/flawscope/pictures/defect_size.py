@@ -36,7 +36,7 @@ def parse_pixels(text: str | float) -> float:
     """Return 20, "20" or "20px" as a number of pixels.
 
     Raises:
-        InputError: It is any other text, or a value not above 0.
+        InputError: The text is written otherwise, or its number is not above 0.
     """
     try:
         number_text = decimal_point(str(text).lower()).strip()
@@ -104,7 +104,7 @@ def default_network(pictures: Sequence[Size]) -> Size:
 def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
     """Return a remark on how short a defect of `SMALL` pixels becomes in scaled pictures, and the remedy.
 
-    The remark is about the picture that is reduced most. None where it is reduced less than
+    The remark is about the picture that is reduced most. None where even this picture is reduced less than
     `MIN_REMARKED_REDUCTION` times.
 
     Args:
@@ -114,8 +114,8 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
     size = network or default_network(pictures)
 
     def scale(picture: Size) -> float:
-        """Return the length of a picture's pixel at the network, which is short if it is reduced much."""
-        return pixels_left(1, picture, size)
+        """Return the length of a picture's pixel at the network, the shorter the more it is reduced."""
+        return pixels_left(1, picture, size)  # of 1 pixel
 
     most_reduced = min(pictures, key=scale, default=size)
     reduced_length = pixels_left(SMALL, most_reduced, size)

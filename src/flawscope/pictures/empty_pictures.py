@@ -33,7 +33,7 @@ def find_blank_pictures(looks: Sequence[Look | None]) -> list[int]:
     if np.isnan(spreads).all():
         return []
     has_no_contrast = spreads < min(MIN_SPREAD, MIN_SPREAD_SHARE * float(np.nanmedian(spreads)))
-    # an empty picture of more than 8 bits, brightened by its brightest pixel, has noise of high contrast
+    # an empty picture of more than 8 bits is scaled by its brightest pixel, so its noise has high contrast
     ratios = spreads / noises
     is_noise = ratios < min(MIN_ABOVE_NOISE, MIN_SPREAD_SHARE * float(np.nanmedian(ratios)))
     return np.flatnonzero(has_no_contrast | is_noise).tolist()

@@ -67,7 +67,7 @@ def stored_turn(path: str | os.PathLike[str]) -> int:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return (H, W) of a picture as `decode` will turn it upright, from its header."""
+    """Return, from a picture's header, the (H, W) that it has when `decode` has turned it upright."""
     stream = getattr(image, "fp", None)
     getexif = image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):

@@ -301,7 +301,7 @@ def read_words(name: str, shared: Collection[str] = ()) -> Said:
 
     Args:
         name: The text.
-        shared: Words that all the other texts have, too. These may be unknown.
+        shared: Words that all the other texts have, too. Their meaning need not be known.
     """
     words, meanings, unknown, is_open = _read(name)
     unexplained = unknown - {*shared}
@@ -387,15 +387,15 @@ def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool
         name: Name of the folder.
         above: Names of the folders that lead to it, the topmost first.
         are_good: Whether the name of the folder above says that its pictures are good.
-        new_and_old: Whether some names beside it mean new and others old; then these words do not count.
+        new_and_old: Whether the folders side by side include new and old; then these words do not count.
     """
     words, _, unknown, _ = _read(name)
-    sorting = {word for word in words if _is_sorting(word)}
+    sorting_words = {word for word in words if _is_sorting(word)}
     if new_and_old:
-        sorting -= {*ages_in(name)}
-    if sorting - _AGES:
+        sorting_words -= {*ages_in(name)}
+    if sorting_words - _AGES:
         return True
-    if sorting and not unknown:  # words for ages count only if all others are known
+    if sorting_words and not unknown:  # words for ages count only if all others are known
         return True
     if not _THINGS.isdisjoint(words) or _CAMERA_FOLDER.fullmatch(name):
         return True
@@ -450,7 +450,7 @@ def split_words(name: str, *, camel: bool = False) -> list[str]:
 
     Args:
         name: The name.
-        camel: Whether to split all words at capitals; otherwise words of the lists stay whole.
+        camel: Whether to split all words at capitals; otherwise words with a known meaning stay whole.
     """
     words: list[str] = []
     for run in _RUNS.findall(plain_words(name)):

@@ -123,7 +123,7 @@ class PatternedGround:
     def part_mask(self, picture: Picture) -> Mask:
         """Return a mask `[h, w]` of the part in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels a side.
 
-        It is empty in a picture that is too narrow or too small.
+        The mask is empty if the picture is too narrow or too small.
         """
         if min(picture.shape[:2]) < _MIN_SIDE:
             return np.zeros(picture.shape[:2], np.bool_)
@@ -145,11 +145,11 @@ class PatternedGround:
         padded = np.pad(distances, _WINDOW - 1, mode="edge")
         smallest = ndimage.minimum_filter(padded, _WINDOW)
         height, width = image.shape[0] // 2, image.shape[1] // 2  # windows are taken at half of the size
-        start = _WINDOW // 2  # where the filter, which is centred, covers all windows of the first pixel
+        start = _WINDOW // 2  # place at which the centred filter covers all windows of the first pixel
         pixel_distances = smallest[start : start + height, start : start + width]
         labels, count = ndimage.label(pixel_distances > _NOVEL * self.typical_distance)
         is_certain_pixel = pixel_distances > _CERTAINLY_NOVEL * self.typical_distance
-        is_certain = np.zeros(count + 1, np.bool_)  # by label
+        is_certain = np.zeros(count + 1, np.bool_)  # a value for each label
         is_certain[np.unique(labels[is_certain_pixel])] = True
         is_certain[0] = False  # label 0: pixels in no area
         areas = Image.fromarray(is_certain[labels].astype(np.float32))
@@ -185,8 +185,9 @@ class PatternedGround:
             pull[:, :-1] += right * belief[:, 1:]
             belief = np.where(zone, np.tanh((evidence + _COUPLING * pull) / 2), -1)
         part = ndimage.binary_opening(belief > 0)
-        # gaps and holes of the part within the area: marks on the part in the ground's colours
-        closed_part = ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4]  # also at the edges
+        # fill the part's gaps and holes that lie in the area: they are marks in the ground's colours
+        # padded, so that they are also closed at the picture's edges
+        closed_part = ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4]
         part |= closed_part & area
         part |= ndimage.binary_fill_holes(part) & area
         return _remove_specks(part)
@@ -378,7 +379,8 @@ class Foreground:
         - If at most a quarter show one, the pictures are of a texture, and everything is foreground.
 
         In all other cases `foreground_mask` is tried. If it finds a part of about the same size in three
-        quarters of the pictures, it will find the part in each picture. Otherwise everything is foreground.
+        quarters of the pictures, the part that it finds is each picture's foreground. Otherwise everything is
+        foreground.
         """
         min_count, max_count = PICTURE_COUNTS
         small_pictures = [shrink(picture) for picture in islice(pictures, max_count)]
@@ -402,8 +404,8 @@ class Foreground:
     def _without_ground(cls, small_pictures: Sequence[Picture]) -> Foreground:
         """Return the foreground of a product whose ground is not learnt.
 
-        `foreground_mask` finds it in each picture. If in fewer than three quarters of these pictures that
-        function finds a part of about the same size, the foreground is all of each picture.
+        `foreground_mask` finds it in each picture. If that function finds a part of about the same size in
+        fewer than three quarters of these pictures, the foreground is all of each picture.
         """
         if not small_pictures:
             return cls()
@@ -477,7 +479,7 @@ def foreground_mask(picture: Picture) -> Mask:
     deviations = np.abs(section_colours - np.median(section_colours, 0)).max(1)
     max_deviation = max(12.0, 2.5 * float(np.median(deviations)))  # farther sections may show the object
     background_colours = section_colours[deviations <= max_deviation]
-    # of each pixel from the nearest of these colours, in the channel that differs most
+    # distance of each pixel from the nearest of these colours, in the channel that differs most
     distances = np.abs(small[:, :, None] - background_colours).max(-1).min(-1)
     threshold, separation = otsu(distances)
     is_object = distances >= threshold

@@ -43,7 +43,7 @@ def usual_form(sizes: Sequence[Size]) -> float:
     median_form = statistics.median_low(forms)
 
     def usual_stretch(target: float) -> float:
-        """Return how much a form stretches nearly all pictures at most, as the log of a factor."""
+        """Return the log of the factor by which a form stretches nearly all pictures at most."""
         logs = sorted(abs(math.log(form / target)) for form in forms)
         return logs[math.ceil(NEARLY_ALL * len(logs)) - 1]
 
@@ -51,13 +51,13 @@ def usual_form(sizes: Sequence[Size]) -> float:
 
 
 def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
-    """Whether `side`² pixels are more than `MAX_ENLARGEMENT`² times those of most pictures."""
+    """Whether `side`² pixels are more than `MAX_ENLARGEMENT`² times the pixels of most pictures."""
     pixels = statistics.median_low(math.prod(size) for size in sizes) if sizes else math.inf
     return side**2 > MAX_ENLARGEMENT**2 * pixels
 
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
-    """Return a size of about `side`² pixels in a form.
+    """Return a size (height, width) of about `side`² pixels in a form.
 
     The sides are multiples of `step`. Forms within a factor of `LARGEST_SQUARE_FORM` of a square become the
     square (side, side).
@@ -123,8 +123,8 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
         known: Sizes of the pictures that the model learnt from.
 
     Returns:
-        The description, and whether the form is another one. Where form and size are as known, these are an
-        empty text and False; where only the size is another one, the second is False.
+        The description, and whether the form is another one (False: at most the size is). The description is
+        empty where form and size are as known.
     """
     if not known:
         return "", False
@@ -164,10 +164,10 @@ def mixed_sizes(sizes: Sequence[Size]) -> str:
 
 
 def positive_length(value: object) -> float:
-    """Return the millimetres of a pixel, above 0 to `MAX_LENGTH`.
+    """Check the length of a pixel in millimetres, above 0 and at most `MAX_LENGTH`, and return it.
 
     Raises:
-        ValueError: It is any other value.
+        ValueError: The value is no such number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LENGTH:
         raise ValueError(value)

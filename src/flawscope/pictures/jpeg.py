@@ -134,7 +134,7 @@ class _Segments:
         return code == _START_OF_SCAN and len(content) > 5 and bool(self.frame)
 
     def read_scan(self, content: bytes) -> None:
-        """Record in `missing` how many bits of the coefficients of a scan are missing after it.
+        """Record in `missing` how many bits the coefficients of a scan still lack after the scan.
 
         Args:
             content: Content of the segment that begins the scan.
@@ -172,7 +172,7 @@ class _Segments:
             return _fault_at_end(data, stretches)
         if self.kind not in (_BASELINE, _EXTENDED):
             return ""
-        table_number = content[2] & 15  # of the first component's AC coefficients
+        table_number = content[2] & 15  # number of the table of the first component's AC coefficients
         symbol = self.shortest.get(_AC | table_number, 0)
         begin, _ = stretches[0]
         _, end = stretches[-1]
@@ -255,7 +255,7 @@ def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
 
 
 def _count_units(frame: bytes, components: bytes) -> int:
-    """Return the number of units of a scan, in which the distance between restart markers is stated.
+    """Return the number of units of a scan; a JPEG states the distance of restart markers in such units.
 
     If the scan has a single component, a unit is a block of 8 x 8 of its pixels. Otherwise it is a group of
     blocks of all components.
@@ -363,6 +363,7 @@ class _Feed:
         if pending_count > 0:
             return False
         self.position += 1
+        # 0: the byte is taken in; -1: all pixels are there
         return self.give(self.data[end : end + 1]) <= 0
 
 
@@ -387,8 +388,9 @@ def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> 
         pending_count = feed.give(data[feed.position : end] + _BEYOND)
         if pending_count < 0:  # all pixels of the picture are there
             return ""
-        is_all_taken_in = pending_count == 0 and feed.give(b"\0") == 0  # one byte more is taken in, too
-        if not is_all_taken_in:
+        # a decoder that has all blocks of the stretch also takes in one byte more
+        has_all_blocks = pending_count == 0 and feed.give(b"\0") == 0
+        if not has_all_blocks:
             return INCOMPLETE
         feed.position = end
     return "" if feed.give(data[feed.position :]) < 0 else TRUNCATED

@@ -81,7 +81,7 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
     from scipy.ndimage import label
 
     groups, _ = label(is_outside.any(axis=2), structure=np.ones((3, 3)))
-    is_small = np.bincount(groups.ravel()) <= MAX_STRAY_GROUP  # by number of the group
+    is_small = np.bincount(groups.ravel()) <= MAX_STRAY_GROUP  # a value for each group's number
     is_stray = is_small[groups]
     if is_full_no_data:
         is_stray |= (picture == FULL).any(axis=2)

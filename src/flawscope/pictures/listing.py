@@ -184,6 +184,7 @@ def _stays_inside(folder: Path, name: str) -> bool:
 
 
 def _is_below(path: str, folder: Path) -> bool:
+    """Whether a real path is a folder's real path or lies below it."""
     return Path(path).is_relative_to(os.path.realpath(folder))
 
 
@@ -196,7 +197,7 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
     Args:
         folder: The folder.
         own: Whether to yield also what flawscope wrote to `folder` itself, such as pictures that a review
-            sorted. What it wrote to folders of results inside of `folder` is left out all the same.
+            sorted. What it wrote to folders of results inside of `folder` is always left out.
         hidden: Whether to yield hidden pictures, too.
     """
     visited: set[str] = set()  # real paths of folders
@@ -210,8 +211,8 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
         """
         visited.add(os.path.realpath(current))
         written = written_above
-        is_left_out = current != folder or not own  # `own` keeps what lies in `folder` itself
-        if is_left_out:
+        leaves_out_written = current != folder or not own  # `own` keeps what lies in `folder` itself
+        if leaves_out_written:
             written |= written_below(current)
         for entry in list_entries(current, hidden=hidden):
             path = Path(current, entry.name)

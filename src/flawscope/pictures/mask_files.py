@@ -114,9 +114,9 @@ def masked_folder(name: str) -> str | None:
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     """Return the pictures that look like masks although they are not masks by the rule of this module.
 
-    Such a picture has a word for masks in its name, or it belongs to another picture, which does not look
-    like a mask: its name is that of a picture in another folder, or begins with that of a picture in its own
-    folder.
+    Such a picture has a word for masks in its name, or belongs to another picture, which does not look like a
+    mask. The other picture has the same name in another folder, or lies in the same folder and has a name
+    with which this picture's name begins.
 
     Args:
         pictures: Pictures without the masks that `find_masks` finds.
@@ -227,8 +227,8 @@ def _take_photographs(groups: Sequence[_Group]) -> list[tuple[_Group, Path]]:
     """Remove the photographs from the `paths` of groups of files that are named like masks.
 
     Returns:
-        The removed photographs, each with its group. Those of groups with a weak word are left out, since
-        such a word often means something else.
+        The removed photographs, each with its group. Photographs of groups with a weak word are removed, but
+        not returned, since such a word often means something else.
     """
     photographs: list[tuple[_Group, Path]] = []
     for groups_of_kind in _by_kind(groups):
@@ -362,6 +362,7 @@ class _Group:
         looks = {_look(path) for path in _spread(paired or self.paths)}
         has_mask = True in looks
         has_non_mask = False in looks
+        # no file looks like a mask, and some look like pictures, or none has a picture
         if not has_mask and (has_non_mask or not paired):
             return []
         if self._others_look_like_masks(picture_of, paired, sure_pictures):
@@ -447,7 +448,7 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
             if name_with_word is None:
                 continue
             rest, word, side = name_with_word
-            # the empty name, which no folder has, keeps the key apart from those of folders of masks
+            # the empty name, which no folder has, keeps this key unlike the keys of folders of masks
             key = (*folders, "", word, side)
             is_weak = word.startswith(_WEAK)  # not "ground truth", which only ends with a weak word
             group = _Group(
@@ -506,7 +507,7 @@ def _is_good(folders: Folders) -> bool:
 
 
 def _picture_names(stem: str) -> list[str]:
-    """Return the names of a picture after which its mask may be named, such as its name without `image`."""
+    """Return the forms of a picture's name that its mask's name may hold, such as one without `image`."""
     names = plain_names(stem)
     trimmed_name = _TRIMMED.sub("", names[0])  # such as "a (1)" of "a (1) - mask"
     if trimmed_name not in names:
@@ -555,7 +556,7 @@ class _Pictures:
             mask: The mask.
         """
         stem = fold(mask.stem)
-        if not group.folder:
+        if not group.folder:  # the names of the files have the word for masks
             name_with_word = _split_word(stem)
             names = _picture_names(name_with_word.rest if name_with_word else stem)
             while match := _FURTHER_WORD.fullmatch(names[-1]):  # a_defect_mask.png of a.png
@@ -576,9 +577,9 @@ class _Pictures:
         return self._nearest(group, mask, below[:-1], [below[-1]])
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
-        """Return the picture that fits a mask best, by the first of some names that a fitting picture has.
+        """Return the picture that fits a mask best; None where no picture fits, or several fit equally well.
 
-        None where no picture fits, or several fit equally well.
+        Only the first of the names that a fitting picture has is considered.
 
         Args:
             group: Group of the mask.
@@ -618,7 +619,7 @@ class _Pictures:
             below: Folders between the mask and its folder of masks. The picture's path ends with them, too.
             paths_by_folders: Files that have the picture's name, by their folders.
         """
-        hint = masked_folder(group.folder) or ""
+        hint = masked_folder(group.folder) or ""  # such as `bad` of `bad_masks`
         above = group.above
         for folders, paths in paths_by_folders.items():
             # the picture's path has to be: folders above the group, any others, folders below the group
@@ -631,19 +632,20 @@ class _Pictures:
             for path in paths:
                 if group.has(path):
                     continue
-                has_other_case = not mask.stem.startswith(path.stem)  # as a.png beside A.png and A_mask.png
+                # a.png fits A_mask.png less than A.png does
+                has_other_case = not mask.stem.startswith(path.stem)
                 rank = (path in self.suspects, _is_good(folders), is_elsewhere, others_count, has_other_case)
                 yield rank, path
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Return the masks that lie beside their pictures and differ from these only by the suffix, with them."""
+    """Return the masks that lie beside pictures and differ only by the suffix, each with its picture."""
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         name, _ = os.path.splitext(os.fspath(path))
         paths_by_name.setdefault(name.lower(), []).append(path)
     # a few pairs of files show whether all files of a suffix below a folder are masks
-    groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}  # by folder above, and suffix
+    groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}  # (folder above, suffix) -> pairs
     for same_name in paths_by_name.values():
         if len(same_name) != 2:
             continue
@@ -720,7 +722,7 @@ def _is_photograph_at(path: str, *_stamp: int) -> bool:
 
     Args:
         path: The file.
-        _stamp: Time and size of the file, by which its versions differ in the cache.
+        _stamp: Time and size of the file, by which the cache distinguishes versions of the file.
     """
     try:
         return is_photograph(path)
@@ -730,7 +732,7 @@ def _is_photograph_at(path: str, *_stamp: int) -> bool:
 
 @lru_cache(1 << 14)
 def _look_at(path: str, *_stamp: int) -> bool | None:
-    """Whether a file looks like a mask; None: it cannot be read. `_stamp` is that of `_is_photograph_at`."""
+    """Whether a file looks like a mask; None: it cannot be read. The arguments: see `_is_photograph_at`."""
     try:
         read_mask(path)
     except DoubtfulMaskError:

@@ -212,9 +212,9 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
     channels = _signed_channels(colours)
     if len(channels) == 1:
         return _above_darkest(channels[0])
-    brightest: MarkLevels = reduce(np.maximum, channels)
+    brightest_channel: MarkLevels = reduce(np.maximum, channels)
     darkest_channel: MarkLevels = reduce(np.minimum, channels)
-    is_all_grey = (brightest - darkest_channel).max() <= tolerance
+    is_all_grey = (brightest_channel - darkest_channel).max() <= tolerance
     if is_all_grey:
         return _above_darkest(channels[1])  # green, as good as any
     # a colour that fills more than half of the mask is the median in each channel
@@ -222,14 +222,15 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
     median = [np.partition(channel, middle, axis=None)[middle] for channel in channels]
     distances = _distance_from(median, channels)
     fills_half = 2 * np.count_nonzero(distances <= tolerance / 2) > distances.size
-    has_black = (brightest <= tolerance).any()
+    has_black = (brightest_channel <= tolerance).any()
     if has_black and fills_half and _is_grey(median, tolerance):
         raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
     if has_black:
-        return brightest
+        return brightest_channel
     if not fills_half:
         raise _doubt(name, "it is coloured without black, and no colour fills half of it")
-    return distances if distances.any() else brightest  # of a single colour, which marks everything
+    # a mask of a single colour marks everything
+    return distances if distances.any() else brightest_channel
 
 
 def _is_grey(colour: Sequence[np.number], tolerance: int) -> bool:
@@ -264,7 +265,7 @@ def _levels_above_transparent(
         name: Name for errors.
 
     Raises:
-        InputError: Some opaque pixels are black and others are not, so that black may be the background.
+        InputError: Only some of the opaque pixels are black, so that black may be the background.
     """
     is_opaque = 2 * alpha >= alpha.max()
     max_black = LOSSY_CONTRAST if lossy else 0
@@ -338,9 +339,9 @@ def _counts_classes(levels: MarkLevels, top: np.number) -> bool:
 
 
 def _are_classes(values: MarkLevels, fills: Mask) -> bool:
-    """Whether values are those of classes, not of noise or smoothed edges.
+    """Whether the values of a mask mean classes, and do not come from noise or smoothed edges.
 
-    They are those of classes if all of them fill areas. They also are if there are few, and one of these is
+    They are values of classes if all of them fill areas. They also are if they are few, and one of these is
     true:
 
     - A faint value fills an area.
@@ -412,7 +413,7 @@ def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: s
 
     Args:
         levels: Levels of the mask.
-        filling: Values of the areas each of which has a single value.
+        filling: Values that fill areas.
         name: Name for errors.
 
     Raises:
@@ -424,7 +425,7 @@ def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: s
     is_exact = np.isin(levels, filling)
     is_flat = ndimage.maximum_filter(levels, 3) - ndimage.minimum_filter(levels, 3) <= LOSSY_CONTRAST // 2
     is_area = is_exact | (is_flat & (levels >= max(top / 8, LOSSY_CONTRAST)))
-    area_levels = np.where(is_area, levels, 2 * top)  # where there is no area, higher than all levels
+    area_levels = np.where(is_area, levels, 2 * top)  # outside of areas: a value above all levels
     level_of_area = ndimage.minimum_filter(area_levels, 5)
     has_half_of_top = 2 * levels >= top
     has_half_of_area = 2 * levels >= level_of_area

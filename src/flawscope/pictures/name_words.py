@@ -116,8 +116,8 @@ def _split_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
 def _read_with_shared(readings: list[NameReading], shared: Chunks) -> list[NameReading]:
     """Return the readings, completed by the chunks that all names share.
 
-    If no reading knows a class, all get that of the shared chunks. If these mean good, names that are called
-    defective become unclear.
+    If no reading knows a class, all get the class of the shared chunks. If the shared chunks mean good, names
+    that are called defective become unclear.
 
     Args:
         readings: Readings of the names without the shared chunks.
@@ -261,7 +261,7 @@ def form_groups(values: Collection[object], least: int = 0) -> bool:
 
     Args:
         values: Value of each picture.
-        least: Number of different values that is never too many.
+        least: Number of different values that is allowed however few the pictures are.
     """
     return 1 < len({*values}) <= max(least, len(values) / 2)
 
@@ -283,7 +283,7 @@ def _doubt_groups(
     if 2 * hash_count >= len(cores) > 0:  # most names are hashes
         return readings
     has_meaning = any(reading != SILENT for reading in readings)
-    least = 2 if has_meaning else 0  # number of different marks that is never too many
+    least = 2 if has_meaning else 0  # number of different marks that is allowed however few the names are
     marks = _with_signs(_unknown_in(cores), stems, least)
     if not has_meaning and not form_groups(marks):
         marks = _slot_marks(stems)
@@ -298,7 +298,7 @@ def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]
     Args:
         marks: Mark of each name; empty: none.
         stems: The names.
-        least: Number of different signs that is never too many.
+        least: Number of different signs that is allowed however few the names are.
     """
     matches = [_MARK.fullmatch(stem) for stem in stems]
     signs = [match[2] if match else "" for match in matches]
@@ -363,6 +363,8 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
 def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
     """Return the text of each name at a place, if these texts sort the pictures into groups; else None.
 
+    A word before the place becomes a part of the texts.
+
     Args:
         place: Place of the word or number in the names.
         pieces: Words and numbers of each name, equally many for all names.
@@ -387,7 +389,7 @@ def _marks_class(values: Sequence[str], before: str) -> bool:
     """Whether texts may be classes: letters, 0 and 1, or short numbers behind a word of no list.
 
     Args:
-        values: Text at a place of each name.
+        values: Each name's text at the same place.
         before: Word or number before this place.
     """
     if all(len(value) == 1 and not value.isdecimal() for value in values):

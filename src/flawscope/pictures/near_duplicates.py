@@ -125,7 +125,7 @@ class Resemblance(NamedTuple):
 
 def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
     """Return grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
-    # Pillow, not matrix products: several threads come here at once, and BLAS would start its own in each
+    # Pillow, not matrix products: several threads come here at once, and BLAS would start more from each
     if picture.dtype == np.uint8:
         is_grey = picture.shape[2] < 3 or picture.strides[2] == 0  # stride 0: grey, seen as three channels
         pixels = picture[:, :, 0] if is_grey else picture[:, :, :3]
@@ -283,17 +283,17 @@ def _decide(
         pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999)))
         for pair, values in correlations.items()
     }
-    bars = _Bars.of([*z_by_pair.values()], resemblances.values(), count)
+    limits = _Bars.of([*z_by_pair.values()], resemblances.values(), count)
     copies = []
     unsure = []
     for pair in sorted(z_by_pair):
         i, j = pair
         resemblance = resemblances[pair]
-        if bars.show_one_part(z_by_pair[pair], resemblance, count):
-            # with fewer pictures the structure that they share is not known, and not left out
+        if limits.show_one_part(z_by_pair[pair], resemblance, count):
+            # in a smaller set, the structure that all pictures share is not known, and is not left out
             correlation = math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike
             copies.append((i, j, correlation))
-        elif bars.may_show_one_part(z_by_pair[pair], resemblance):
+        elif limits.may_show_one_part(z_by_pair[pair], resemblance):
             unsure.append((i, j, resemblance.alike))
     return Compared(_without_bridges(copies), unsure)
 
@@ -338,7 +338,13 @@ class _Bars(NamedTuple):
         return cls(min_z, min_z_of_same, max_close, is_graded=bool(graded_share >= MIN_GRADED))
 
     def show_one_part(self, z: float, resemblance: Resemblance, count: int) -> bool:
-        """Whether two pictures of a set of `count` surely show one part."""
+        """Whether two pictures of a set of `count` surely show one part.
+
+        Args:
+            z: Fisher's z of the structure that only the two have.
+            resemblance: Likeness of the two.
+            count: Number of pictures in the set.
+        """
         if count <= MIN_OTHERS:  # too few to show a shared structure
             return resemblance.is_same_but_for_noise
         min_z = self.min_z_of_same if resemblance.is_same else self.min_z
@@ -362,7 +368,7 @@ def _above_gap(values: Iterable[float]) -> float:
         values: Fisher's z of all pairs.
     """
     ascending = np.sort([0.0, *(value for value in values if value > 0)])
-    is_clear = np.tanh(ascending[1:]) >= MIN_CLEAR  # of the value above each gap
+    is_clear = np.tanh(ascending[1:]) >= MIN_CLEAR  # whether the value above each gap is high enough
     gaps = np.where(is_clear, np.diff(ascending), 0)
     if gaps.max(initial=0) < MIN_Z_GAP:
         return math.inf
@@ -373,7 +379,8 @@ def _above_gap(values: Iterable[float]) -> float:
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
     """Leave out pairs each of which would be the only one that joins two groups of pictures.
 
-    Two pictures stay a pair where one of them shares at least half of its other partners with the other one.
+    A pair stays if, of its two pictures, the one with fewer partners has at least half of its other partners
+    in common with the other picture.
     """
     partners_by_picture: dict[int, set[int]] = {}
     for i, j, _ in pairs:
@@ -408,7 +415,7 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
         return _all_others(count)
     coarse = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
     amplitudes = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change them
-    # rows are the frequencies -12..11; those of a mirrored picture have the opposite sign
+    # rows are the frequencies -12..11; in a mirrored picture, frequencies have the opposite sign
     mirrored_amplitudes = amplitudes[:, np.r_[0, 23:0:-1]]
     by_thumbnail = _unit(coarse)
     by_spectrum = _unit(amplitudes.reshape(count, -1))
@@ -458,15 +465,15 @@ def _likest(
         similar_count: Number of similar pictures for each of these.
     """
     count = len(other_descriptors)
-    for rows in np.array_split(numbers, max(1, math.ceil(len(numbers) / BLOCK))):
-        similarities = descriptors[rows] @ other_descriptors.T
-        is_itself = rows[:, None] == np.arange(count)
+    for block in np.array_split(numbers, max(1, math.ceil(len(numbers) / BLOCK))):
+        similarities = descriptors[block] @ other_descriptors.T
+        is_itself = block[:, None] == np.arange(count)
         similarities[is_itself] = -np.inf
-        places = np.argpartition(-similarities, min(similar_count, count - 2), axis=1)
-        nearest = places[:, :similar_count]
-        for row, others in zip(rows.tolist(), nearest.tolist(), strict=True):
-            for other in others:
-                yield row, other
+        most_similar_first = np.argpartition(-similarities, min(similar_count, count - 2), axis=1)
+        most_similar = most_similar_first[:, :similar_count]
+        for number, similar_numbers in zip(block.tolist(), most_similar.tolist(), strict=True):
+            for other in similar_numbers:
+                yield number, other
 
 
 def _unit(values: Floats) -> Floats:
@@ -515,31 +522,33 @@ def _register(target: Floats, pictures: Floats, shifts: Floats) -> Floats:
     Returns:
         The registered pictures [P, n, n] without their margins.
     """
-    # change of x with x, of x with y, shift of x; then the same three of y
+    # what is added to x: a share of x, a share of y, a shift; then the same three for y
     pose = np.zeros((len(pictures), 6), np.float32)
-    changes = [0, 1, 3, 4]
+    factors = [0, 1, 3, 4]
     x_shift = 2
     y_shift = 5
     pose[:, x_shift] = shifts[:, 1]
     pose[:, y_shift] = shifts[:, 0]
-    values = np.repeat(target[_INNER].reshape(1, -1), len(pictures), axis=0)
+    target_values = np.repeat(target[_INNER].reshape(1, -1), len(pictures), axis=0)
     for step in range(STEPS + 1):
-        warped = np.stack([_warp(picture, where) for picture, where in zip(pictures, pose, strict=True)])
+        warped = np.stack(
+            [_warp(picture, picture_pose) for picture, picture_pose in zip(pictures, pose, strict=True)]
+        )
         inner = warped[_INNER]
-        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # of the light
+        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # columns for the light
         light_count = len(columns)
         if step < STEPS:  # the last round only fits the light
             slopes = np.gradient(warped, 2 / SIDE, axis=(1, 2))
             down, right = (np.asarray(slope, np.float32)[_INNER] for slope in slopes)
-            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]  # of the pose
+            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]  # for the pose
         design = np.stack([column.reshape(len(column), -1) for column in columns], axis=1)
-        solution = _least_squares(design, values)
+        solution = _least_squares(design, target_values)
         if step < STEPS:
             contrast = solution[:, :1]
             # a contrast near 0 would make the change of the pose too large
             gain = np.where(np.abs(contrast) < 0.3, 1.0, contrast)
             pose += np.clip(solution[:, light_count:] / gain, -0.03, 0.03)
-            pose[:, changes] = np.clip(pose[:, changes], -0.07, 0.07)
+            pose[:, factors] = np.clip(pose[:, factors], -0.07, 0.07)
             pose[:, [x_shift, y_shift]] = np.clip(pose[:, [x_shift, y_shift]], -0.3, 0.3)
     fitted = (solution[:, None].astype(np.float32) @ design)[:, 0]
     return np.asarray(fitted.reshape(inner.shape))
@@ -562,11 +571,11 @@ def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
         values: Values to fit, [P, pixels].
     """
     gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
-    right = (design @ values[:, :, None]).astype(np.float64)
+    right_sides = (design @ values[:, :, None]).astype(np.float64)
     traces = np.einsum("pii->p", gram)
     ridge = 1e-6 * traces / gram.shape[1] + 1e-6  # keeps the matrices from being singular
     regular_gram = gram + ridge[:, None, None] * np.eye(gram.shape[1])
-    return np.asarray(np.linalg.solve(regular_gram, right)[:, :, 0])
+    return np.asarray(np.linalg.solve(regular_gram, right_sides)[:, :, 0])
 
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
@@ -585,18 +594,23 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
     if len(best_versions) < MIN_OTHERS:
         return np.full(len(warped), -1, np.float32)
     nearest = best_versions[: max(MIN_OTHERS, len(best_versions) // 2 + 1)]
-    nearest_by_number = {int(numbers[k]): k for k in nearest}
+    nearest_by_number = {int(numbers[k]): k for k in nearest}  # number of a picture -> its place in `warped`
     sum_of_nearest = warped[nearest].sum(axis=0)
-    mean = sum_of_nearest / len(nearest)
+    mean_of_nearest = sum_of_nearest / len(nearest)
     shared_structure = []  # for each registered picture the mean of the nearest pictures without itself
     for j in numbers.tolist():
         if j in nearest_by_number:
             sum_of_others = sum_of_nearest - warped[nearest_by_number[j]]
             shared_structure.append(sum_of_others / (len(nearest) - 1))
         else:
-            shared_structure.append(mean)
-    down, right = np.gradient(mean)
-    shared_columns = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
+            shared_structure.append(mean_of_nearest)
+    down, right = np.gradient(mean_of_nearest)
+    shared_columns = [
+        mean_of_nearest,
+        mean_of_nearest * _X,
+        mean_of_nearest * _Y,
+        np.ones_like(mean_of_nearest),
+    ]
     for slope in (right, down):
         shared_columns += [slope, slope * _X, slope * _Y]
     basis, _ = np.linalg.qr(_fine(np.stack(shared_columns)).T)

@@ -40,7 +40,7 @@ class Netpbm(NamedTuple):
 
 
 def read_header(stream: IO[bytes]) -> Netpbm | None:
-    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files, also for those of 8 bits."""
+    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files, such as those of 8 bits."""
     stream.seek(0)
     match = _HEADER.match(stream.read(_HEADER_BYTES))
     if match is None:
@@ -63,22 +63,22 @@ def read_values(stream: IO[bytes], header: Netpbm) -> tuple[NDArray[np.uint16] |
     """
     height, width = header.size
     values_per_row = width * header.channels
-    count = height * values_per_row
+    value_count = height * values_per_row
     stream.seek(header.begin)
     if header.kind in _IN_WORDS:
         without_comments = re.sub(rb"#[^\n]*", b" ", stream.read())
         words = without_comments.split()
-        has_more = len(words) >= count + values_per_row
+        has_more = len(words) >= value_count + values_per_row
         try:
-            values = np.array(words[:count], dtype=np.int64)
+            values = np.array(words[:value_count], dtype=np.int64)
         except (ValueError, OverflowError):
             return None, has_more
     else:
-        data = stream.read(2 * count)
+        data = stream.read(2 * value_count)
         row_bytes = 2 * values_per_row
         has_more = len(stream.read(row_bytes)) == row_bytes
         complete_values = data[: len(data) // 2 * 2]  # a truncated file may end within a value of two bytes
         values = np.frombuffer(complete_values, ">u2").astype(np.int64)
-    if values.size < count or values.min() < 0 or values.max() > header.largest:
+    if values.size < value_count or values.min() < 0 or values.max() > header.largest:
         return None, has_more
     return values.astype(np.uint16).reshape(height, width, header.channels), has_more

@@ -90,7 +90,7 @@ def join_bytes(upper: Image.Image, lower: Image.Image, has_grey_alpha: bool) -> 
 
     Args:
         upper: Image of the upper bytes.
-        lower: Image of the lower bytes. If the picture is grey with alpha, it has all four bytes.
+        lower: Image of the lower bytes; of all four bytes of each pixel if the picture is grey with alpha.
         has_grey_alpha: Whether the picture is grey with alpha.
 
     Returns:
@@ -147,7 +147,7 @@ def read_whole(stream: IO[bytes], name: str, max_pixels: int) -> NDArray[np.numb
 
 
 def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
-    """Whether a picture has a layout that `read_whole` handles: that it reads, or refuses with an error."""
+    """Whether `read_whole` handles the picture's layout: reads the picture, or refuses it with an error."""
     if isinstance(source, Image.Image):
         return False
     with open(source, "rb") as stream:
@@ -293,6 +293,7 @@ def _jpeg_layout(stream: IO[bytes]) -> str:
         length = int.from_bytes(head[2:], "big")
         if marker == _JPEG_LS:
             return "it is a JPEG-LS"
+        # 0xC0..0xCF begin a frame, apart from Huffman tables, JPG (reserved) and arithmetic conditioning
         is_frame = marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC)
         if is_frame:
             bits = int.from_bytes(stream.read(1), "big")

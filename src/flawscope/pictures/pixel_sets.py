@@ -56,7 +56,7 @@ def corners(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.flo
         rows: Row of each pixel, ascending.
         columns: Column of each pixel, ascending in a row.
     """
-    row_changes = rows[1:] != rows[:-1]  # from each pixel to the next
+    row_changes = rows[1:] != rows[:-1]  # whether each pixel's next one lies in another row
     is_first = np.append(True, row_changes)
     is_last = np.append(row_changes, True)
     is_row_end = is_first | is_last

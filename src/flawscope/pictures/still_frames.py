@@ -198,7 +198,7 @@ def check_still_frames(
 def _other_size_error(
     source: Frame, number: int, size: tuple[int, int], first_size: tuple[int, int]
 ) -> InputError:
-    """Return the error of a frame whose size is not that of the first frame.
+    """Return the error of a frame that has another size than the first frame.
 
     Args:
         source: The frame.
@@ -254,11 +254,11 @@ def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int)
         size: (H, W) of a frame.
         count: Number of frames that were read.
     """
-    middle = np.stack([sample.middle for sample in samples])
+    middles = np.stack([sample.middle for sample in samples])
     blocks = np.stack([sample.blocks for sample in samples])
     colours = np.stack([sample.colours for sample in samples])
     mean_white = float(np.mean([sample.white for sample in samples]))
-    return Frames(middle, blocks, colours, mean_white, size, count)
+    return Frames(middles, blocks, colours, mean_white, size, count)
 
 
 def _white_level(picture: NDArray[np.generic]) -> float:
@@ -401,9 +401,9 @@ def _measure_light(frames: Frames) -> Light:
     changes = np.diff(brightness)
     max_change = max(STEP_LEVELS, STEP_RATIO * _spread(changes))
     is_sudden = np.abs(changes - np.median(changes)) > max_change
-    step = 0.0
+    largest_step = 0.0
     if 0 < is_sudden.sum() <= MAX_STEPS:
-        step = float(np.abs(changes[is_sudden]).max())
+        largest_step = float(np.abs(changes[is_sudden]).max())
         changes = np.where(is_sudden, np.median(changes[~is_sudden]), changes)
     brightness_without_steps = np.concatenate([[0.0], np.cumsum(changes)])
     times = np.arange(len(brightness_without_steps))
@@ -417,7 +417,7 @@ def _measure_light(frames: Frames) -> Light:
         level=level,
         flicker=flicker,
         drift=drift,
-        step=step,
+        step=largest_step,
         colour=_colour_change(frames.colours),
     )
 
@@ -484,7 +484,7 @@ def _band_measurement(still: Floats, noise: float) -> Measurement:
 
 
 def _bands(still: Floats, axis: int, noise: float) -> float:
-    """Return the standard deviation from frame to frame of the brightness of bands, in grey levels.
+    """Return how much the brightness of bands varies between frames: its standard deviation in grey levels.
 
     Args:
         still: Frames [N, H, W] without movement.
@@ -615,7 +615,7 @@ def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Flo
     for number, (frame, shift) in enumerate(zip(frames, movement.shifts, strict=True)):
         pixel_shift = np.round(shift)
         moved = ndimage.shift(frame, -pixel_shift, order=0, mode="nearest") if pixel_shift.any() else frame
-        # the rest is below a pixel: brightness changes by the slope times the rest
+        # the rest of the shift is below a pixel: it changes the brightness by slope times rest
         rest_down, rest_right = (shift - pixel_shift).astype(np.float32)
         moved_back[number] = moved + rest_down * down + rest_right * right
     return moved_back
@@ -700,16 +700,16 @@ def _focus_measurements(frames: Floats, noise: float) -> Iterator[Measurement]:
 def _edge_width(frame: Floats, noise: float) -> float | None:
     """Return the width in pixels of the sharpest edges, from dark to bright; None where edges are too few.
 
-    The width of an edge is its contrast divided by its steepest slope; this is 2.5 s for a step that is
-    blurred with standard deviation s. The frame is blurred here because of its noise, and this blur is
-    subtracted from the width.
+    The width of an edge is its contrast divided by its steepest slope. For a step that is blurred with a
+    standard deviation sigma, the width is 2.5 sigma. The frame is blurred here because of its noise, and this
+    blur is subtracted from the width.
     """
     from scipy import ndimage
 
     down, right = _slopes(ndimage.gaussian_filter(frame, 1.0))
     slope = np.hypot(down, right)
     contrast = ndimage.maximum_filter(frame, EDGE_WINDOW) - ndimage.minimum_filter(frame, EDGE_WINDOW)
-    contrast = contrast - 5.0 * noise  # the extremes of many pixels are noise, too
+    contrast = contrast - 5.0 * noise  # noise makes the extremes of many pixels larger
     widths = list[float]()
     for top in range(0, frame.shape[0], EDGE_BLOCK):
         for left in range(0, frame.shape[1], EDGE_BLOCK):

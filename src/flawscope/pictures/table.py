@@ -169,7 +169,7 @@ class PictureTable:
             """Return the row of a picture, or the reason why it cannot be read."""
             try:
                 picture = pictures.read(number, names[number] or None)
-            except Exception as error:  # also errors that a reader of pictures does not foresee
+            except Exception as error:  # a reader of pictures may raise errors of any kind
                 return error_reason(error, names[number] or source_name(pictures.sources[number]))
             finally:
                 advance()
@@ -207,7 +207,7 @@ def rows_from_table(table: Facts) -> tuple[Picture, ...]:
     """Read the rows of a file. A column that an earlier version did not write has its default.
 
     Raises:
-        KeyError: The file is damaged. TypeError and ValueError likewise.
+        KeyError, TypeError, ValueError: The file is damaged.
     """
     count = len(table["hash"])
     columns = []
@@ -222,7 +222,7 @@ def _parse_row(row: Picture) -> Picture:
     """Check a row that was read from a file, and convert its values to the types of `Picture`.
 
     Raises:
-        ValueError: The row is damaged. TypeError likewise.
+        ValueError, TypeError: The row is damaged.
     """
     texts = (row.hash, row.role, row.name, row.origin)
     if not all(isinstance(text, str) for text in texts) or type(row.unit) is not int:
@@ -242,6 +242,7 @@ def _parse_row(row: Picture) -> Picture:
 
 
 def _parse_score(value: float | None) -> float | None:
+    """Return a score or a map's level as a finite number; None: it was not measured."""
     if value is None:
         return None
     number = float(value)
@@ -251,6 +252,7 @@ def _parse_score(value: float | None) -> float | None:
 
 
 def _parse_size(size: Sequence[object] | None) -> tuple[int, int] | None:
+    """Return (height, width) from a file's list; None: the size is not known."""
     if size is None:
         return None
     height, width = size

@@ -94,8 +94,9 @@ def load_yaml(text: str) -> YamlValue:
     texts, also the name null.
 
     Raises:
-        ValueError: It is no YAML, or has a name twice. Or it is so long or deep, or has so many aliases, that
-            reading it would take minutes. The message does not quote the line, which may hold a password.
+        ValueError: The text is no YAML, or has a name twice. Or it is so long or deep, or has so many
+            aliases, that reading it would take minutes. The message does not quote the line, which may hold a
+            password.
     """
     import yaml
 
@@ -155,6 +156,7 @@ def _loader() -> type[yaml.SafeLoader]:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        # a resolver is a tag and a pattern
         yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
             first_letter: [resolver for resolver in resolvers if resolver[0] in (_NULL, _MERGE)]
             for first_letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -176,7 +178,7 @@ def _loader() -> type[yaml.SafeLoader]:
                     raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
                 names.add(key.value)
                 if key.tag != _MERGE:
-                    key.tag = _TEXT  # also a name such as 5 or null
+                    key.tag = _TEXT  # a name such as 5 or null becomes a text, too
             return node
 
     return Loader

@@ -97,7 +97,7 @@ class Page:
 
     @classmethod
     def of(cls, page: TiffPage) -> Page:
-        """Read a directory; ValueError, TypeError and others where it is damaged."""
+        """Read a page's directory; ValueError, TypeError and other errors where it is damaged."""
         return cls(
             page=page,
             size=(int(page.imagelength), int(page.imagewidth)),
@@ -143,7 +143,7 @@ class Page:
         return (
             self.bits in _READ_BITS.get(self.format, ())
             and self.photometric in readable_photometrics
-            # among values with a sign that of white is not known
+            # among values with a sign, it is not known which one is white
             and (self.format, self.photometric) != (_SIGNED, _WHITE_IS_ZERO)
             and min(*self.size, self.channels) > 0
             and self.slices == 1
@@ -202,7 +202,8 @@ def _holds_more(page: TiffPage) -> bool:
     page_bytes = row_bytes * int(page.imagelength) * int(page.imagedepth)
     stored_bytes = sum(sizes)
     has_further_row = stored_bytes >= page_bytes + row_bytes
-    return has_further_row and stored_bytes <= page.parent.filehandle.size  # more than the file is an error
+    # more bytes than the file has are another error
+    return has_further_row and stored_bytes <= page.parent.filehandle.size
 
 
 def read_pages(stream: IO[bytes]) -> Iterator[Page]:
@@ -212,7 +213,7 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
         return
     import tifffile
 
-    offsets: set[int] = set()  # of the pages that were read
+    offsets: set[int] = set()  # offsets of the pages that were read
     try:
         stream.seek(0)
         pages = tifffile.TiffFile(stream).pages
@@ -224,7 +225,7 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
             if _unread_tags(stream, page):
                 return
             yield Page.of(page)
-    except Exception:  # errors of tifffile on a damaged directory, and after the last one
+    except Exception:  # tifffile raises errors at a damaged page, and after the last page
         return
 
 
@@ -236,9 +237,8 @@ def _unread_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
     entries = stream.read(count * variant.tagsize)
     entry_format = f"{variant.byteorder}H{variant.tagsize - 2}s"  # each entry begins with its tag, 2 bytes
     tags = {int(tag) for tag, _ in struct.iter_unpack(entry_format, entries)}
-    pixel_tags = {
-        tag for tag in tags if tag <= _SAMPLE_FORMAT
-    }  # higher ones do not change how pixels are read
+    # higher tags do not change how pixels are read
+    pixel_tags = {tag for tag in tags if tag <= _SAMPLE_FORMAT}
     return pixel_tags - {*page.tags.keys()}
 
 
@@ -269,7 +269,7 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
     stored_count = min(len(tiff_page.dataoffsets), len(tiff_page.databytecounts))
     if stored_count < strip_count or not all(tiff_page.databytecounts):
         raise ValueError("it is truncated")
-    # not by tifffile, which decompresses without a bound, and lacks some compressions
+    # tifffile decompresses without a bound, and lacks some compressions
     is_decompressed_here = page.compression in (*_DEFLATE, *_PILLOW)
     if is_decompressed_here:
         tiff_page.compression = 1  # tifffile gets uncompressed bytes
@@ -292,7 +292,7 @@ def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
     """Return stored values scaled so that 0 is black, and 255 is white if they have 1 to 7 bits."""
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
-    max_value = (1 << page.bits) - 1  # of integers
+    max_value = (1 << page.bits) - 1  # used only for integers
     if page.photometric == _WHITE_IS_ZERO:
         values = max_value - values if values.dtype.kind == "u" else 1 - values
     if page.bits < 8:
@@ -330,7 +330,8 @@ def _read_strip(stream: IO[bytes], page: Page, number: int, is_decompressed_here
         is_decompressed_here: Whether it is decompressed here; otherwise tifffile does it.
 
     Raises:
-        MissingCodecError: As in `read`; ValueError and others, too.
+        MissingCodecError: As in `read`.
+        ValueError: The strip is damaged; tifffile raises other errors, too.
     """
     tiff_page = page.page
     stream.seek(tiff_page.dataoffsets[number])
@@ -383,7 +384,7 @@ def _decompress_by_pillow(data: bytes, compression: int, rows: int, row_bytes: i
     value_by_tag = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 277: 1, 278: rows}
     # behind the header, the number of entries, 9 entries and an end mark
     data_offset = 8 + 2 + 12 * 9 + 4
-    value_by_tag |= {273: data_offset, 279: len(data)}
+    value_by_tag |= {273: data_offset, 279: len(data)}  # offset and number of the data's bytes
     # each entry: tag, type (4: 32-bit integer), number of values, value
     table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(value_by_tag.items()))
     header = b"II*\0" + struct.pack("<IH", 8, len(value_by_tag))

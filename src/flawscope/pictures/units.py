@@ -58,10 +58,10 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Return for each name the original from which a tool made this and other pictures; None: not known.
+    """Return the original of each name: the picture that a tool made it and others from; None: not known.
 
     Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the
-    original picture must be among the names, or the ending must be that of a labelling site's exports.
+    original picture must be among the names, or the ending must be one of a labelling site's exports.
     """
     stems = [_without_suffix(name) for name in names]
     sources = []
@@ -89,8 +89,8 @@ def _without_suffix(name: str) -> str:
 def name_parts(names: Sequence[str], part_of: PartReader | None) -> list[PartKey | None]:
     """Return the part that each name states; None where it states none.
 
-    It is the part that `part_of` returns. If this is None, it is the picture that several pictures were made
-    from (`same_sources`).
+    The part is what `part_of` returns for the name, or else the original from which this and other pictures
+    were made (`same_sources`).
     """
     named_parts = [None if part_of is None else part_of(name) for name in names]
     sources = [None if source is None else ("", source) for source in same_sources(names)]
@@ -101,7 +101,7 @@ def compile_group(pattern: str | None) -> re.Pattern[str] | None:
     """Compile the pattern of `--group`.
 
     Raises:
-        InputError: It is not a regular expression.
+        InputError: The pattern is not a regular expression.
     """
     return None if pattern is None else errors.compile_pattern("--group", pattern)
 
@@ -120,7 +120,7 @@ def check_group(names: Sequence[str], pattern: str | None) -> None:
     """Check the regular expression of `--group`.
 
     Raises:
-        InputError: It is no regular expression, or matches none of the names.
+        InputError: The pattern is no regular expression, or matches none of the names.
     """
     expression = compile_group(pattern)
     if expression is None or not names or any(part_key(name, expression) for name in names):
@@ -131,9 +131,9 @@ def check_group(names: Sequence[str], pattern: str | None) -> None:
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     """Number the parts that names state: names in which `pattern` matches the same text get the same number.
 
-    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match (if
-    there is no pattern, all names) get a number of their own. But those that say that they were made from one
-    picture (`same_sources`) share a number.
+    The text is what the pattern's groups match, or its whole match if it has no groups. Each name without a
+    match (without a pattern, each name) gets a number of its own. But names that say that they were made from
+    one picture (`same_sources`) share a number.
 
     Raises:
         InputError: The pattern is not a regular expression, or matches no name.
@@ -145,6 +145,7 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
 def named_rows(names: Sequence[str], looks: Sequence[Look | None] = ()) -> list[Picture]:
     """Return rows of pictures with their names, and with looks where these are given."""
     all_looks = looks or [None] * len(names)
+    # an empty hash: only the name and the look are known
     return [Picture("", CALIBRATION, name, look=look) for name, look in zip(names, all_looks, strict=True)]
 
 
@@ -316,17 +317,17 @@ def _compare(looks: Sequence[Look | None], new_count: int) -> Compared:
         new_count: Number of the new pictures.
 
     Returns:
-        Pairs of places in `looks`.
+        The pairs of pictures, as indices in `looks` with a correlation.
     """
-    numbers = [k for k, look in enumerate(looks) if look is not None]
+    indices = [k for k, look in enumerate(looks) if look is not None]
     known_looks = [look for look in looks if look is not None]
     if len(known_looks) < 2:
         return Compared([], [])
-    is_new = np.array(numbers, np.intp) < new_count
+    is_new = np.array(indices, np.intp) < new_count
     compared = compare_pictures(known_looks, np.flatnonzero(is_new))
     return Compared(
-        copies=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.copies],
-        unsure=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.unsure],
+        copies=[(indices[i], indices[j], correlation) for i, j, correlation in compared.copies],
+        unsure=[(indices[i], indices[j], correlation) for i, j, correlation in compared.unsure],
     )
 
 
@@ -410,7 +411,7 @@ def _find_unsure(
 
     Args:
         pairs: Pairs of pictures that differ only by noise.
-        labels: Label of each picture.
+        labels: Label of the part that each picture shows.
         named_parts: Part that each picture's name states.
         rows: Rows of the pictures.
     """
@@ -437,12 +438,14 @@ def _among(groups: Sequence[Sequence[int]], new_count: int) -> list[list[int]]:
 
 
 def _describe_alike(groups: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Describe groups of pictures that are nearly the same, with two names as an example."""
     example = join_names([names[k] for k in groups[0][:2]])
     count = pluralize(sum(map(len, groups)), "picture")
     return f"{count} are nearly the same as others, such as {example}"
 
 
 def _apart_remarks(apart: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[str]:
+    """Yield a remark on groups of near-duplicates whose names state different parts."""
     if apart:
         alike = _describe_alike(apart, names)
         line = f"{alike}, although their names tell different parts: correct the pattern"
@@ -456,7 +459,7 @@ def _unsure_remarks(
 
     Args:
         unsure: Groups of pictures that differ only by noise.
-        labels: Labels of the new pictures.
+        labels: Label of the part that each new picture shows.
         names: Names of all pictures.
     """
     if not unsure:
@@ -481,7 +484,7 @@ def _near_duplicate_remarks(
 
     Args:
         near_duplicates: Groups of new pictures that are nearly the same.
-        labels: Labels of the new pictures.
+        labels: Label of the part that each new picture shows.
         names: Names of all pictures.
     """
     if near_duplicates:

@@ -104,7 +104,7 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
     angle = math.radians(rng.uniform(-90, 90))
     scaled_cos = math.cos(angle) * coarseness
     scaled_sin = math.sin(angle) * coarseness
-    # from pixels to the canvas; the middles meet
+    # offsets by which the picture's middle comes from the canvas's middle
     x_offset = canvas_width / 2 - (scaled_cos * width + scaled_sin * height) / 2
     y_offset = canvas_height / 2 + (scaled_sin * width - scaled_cos * height) / 2
     affine = (scaled_cos, scaled_sin, x_offset, -scaled_sin, scaled_cos, y_offset)
@@ -161,10 +161,10 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
         area: Range for the spot's share of the picture.
         roughness: Height of the fractal noise that roughens the edge.
     """
-    count = pixel_count(within.size, area, rng)
+    target_pixels = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
     # a window that is large enough for any aspect and edge of the spot
-    reach = math.ceil(1.8 * math.sqrt(count)) + 4
+    reach = math.ceil(1.8 * math.sqrt(target_pixels)) + 4
     rows = slice(max(0, row - reach), min(within.shape[0], row + reach + 1))
     columns = slice(max(0, column - reach), min(within.shape[1], column + reach + 1))
     box = (rows, columns)
@@ -176,7 +176,7 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
     field = -distance * np.exp(2 * roughness * ripple)
     mask = np.zeros_like(within)
     seed = (row - rows.start, column - columns.start)
-    mask[box] = _grow_region(field, seed, count, within[box])
+    mask[box] = _grow_region(field, seed, target_pixels, within[box])
     return mask
 
 
@@ -204,6 +204,7 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
     from scipy import ndimage
 
     def region_above(level: float) -> Mask:
+        """Return the connected region around the seed in which the field is at least `level`."""
         labels, _ = ndimage.label(allowed & (field >= level))
         return np.asarray(labels == labels[seed])
 
@@ -287,14 +288,14 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
         jagged: Size of random turns in pixels; above 0 the line is a crack, and its strokes branch off.
     """
     side = min(within.shape)
-    count = pixel_count(within.size, area, rng)
+    target_pixels = pixel_count(within.size, area, rng)
     max_length = float(rng.uniform(0.25, 0.8)) * side
     min_width = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256)
     max_width = 1.5 + 0.012 * side
-    width = min(max(min_width, count / max_length), max_width)
-    length = min(max(count / width, 3.0), max_length)
+    width = min(max(min_width, target_pixels / max_length), max_width)
+    length = min(max(target_pixels / width, 3.0), max_length)
     min_strokes = 3 if jagged else 1
-    stroke_count = max(min(round(count / (width * length)), 12), min_strokes)
+    stroke_count = max(min(round(target_pixels / (width * length)), 12), min_strokes)
     centre = draw_centre(within, rng)
     trunk = _curved_path(length, jagged, rng) + np.asarray(centre) + 0.5
     coverage = line_coverage(within.shape, trunk, _tapered_widths(width, trunk))

@@ -98,6 +98,7 @@ def _blur(picture: Picture, rng: np.random.Generator, strength: float) -> Pictur
 
 
 def _sharpness(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
+    # radius, percent, and threshold in grey levels
     sharper = ImageFilter.UnsharpMask(rng.uniform(0.6, 2), round(strength * rng.uniform(40, 200)), 1)
     return np.asarray(Image.fromarray(picture).filter(sharper))
 
@@ -267,6 +268,7 @@ def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
     box = bounding_box(mask)
     feather = 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask)
     weights = _feathered_weights(mask[box], feather)
+    # unevenness, from noise of 2 x 2 cells on
     weights = weights * (1 + 0.3 * fractal_noise(weights.shape, (2, 2), rng))
     return _insert(request.picture, box, request.picture[box] + weights[..., None] * shade)
 

@@ -138,8 +138,8 @@ def simulate_defect(
         scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
             None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
             kinds a scale is chosen at random.
-        contrast: Grey levels to which the defect's `difference` is faded or strengthened, about; less where
-            the picture's range ends. None: unchanged.
+        contrast: About the `difference` in grey levels that the defect gets by fading or strengthening; less
+            where the picture's range ends. None: unchanged.
         textures: Draws the material of "texture"; None: it is generated.
         foreground: [H, W] bool, the pixels where the defect may lie; None or all False: everywhere.
 
@@ -298,7 +298,7 @@ def _grain(picture: Picture, mask: Mask) -> float:
 
     The grain is the mean absolute difference of a pixel from the mean of the 7 x 7 pixels about it.
     """
-    box = bounding_box(mask, 3)
+    box = bounding_box(mask, 3)  # with a margin of 3 pixels, for the filter
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
     return float(np.abs(np.asarray(grey, np.int16) - smooth)[mask[box]].mean())
@@ -328,7 +328,7 @@ def _keep_visible(
     labels, count = ndimage.label(visible, np.ones((3, 3)))
     if count > 1:
         areas = np.bincount(labels.ravel())
-        is_large = areas >= min_pixels  # by label
+        is_large = areas >= min_pixels  # a value for each label
         visible = visible & is_large[labels]
     if int(visible.sum()) < max(min_pixels, _MIN_VISIBLE_SHARE * intended.sum()):
         return None

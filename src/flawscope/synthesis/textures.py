@@ -34,9 +34,9 @@ def _lattice_axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floa
 def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
     """Return gradient noise `[H, W]` float32 in -1..1 with `cells` lattice cells down and across.
 
-    Source: Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Sizes
-    and numbers of cells are free. A pixel's value is interpolated between the four corners of its cell: first
-    downwards, along the lattice's columns, then across.
+    Source: Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Any size
+    and any number of cells will do. A pixel's value is interpolated between the four corners of its cell:
+    first downwards, along the lattice's columns, then across.
     """
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
     # the gradients, [columns, rows] of the lattice

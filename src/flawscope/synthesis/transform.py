@@ -54,9 +54,9 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
         mask: [H, W] bool, True on the part to cut out; not all False.
         rng: Source of the movement.
     """
-    box = bounding_box(mask, 1)
+    box = bounding_box(mask, 1)  # with a margin of 1 pixel
     layers = np.concatenate([picture[box], mask[box][..., None] * np.uint8(255)], 2)
-    middle = np.asarray([(part.start + part.stop) / 2 for part in box])
+    middle = np.asarray([(side.start + side.stop) / 2 for side in box])
     # all sizes are (height, width)
     picture_size = np.asarray(mask.shape, np.float64)
     matrix = _random_matrix(rng)
@@ -77,7 +77,7 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
         )
     )
     alpha = turned[..., 3]
-    belongs_to_cut = alpha >= 128  # at least half of the pixel
+    belongs_to_cut = alpha >= 128  # at least half of the pixel lies in the cut
     opacity = np.where(belongs_to_cut, alpha, 0).astype(np.float32) / np.float32(255)
     return Cut(pixels=turned[..., :3], opacity=opacity, corner=(int(top), int(left)))
 
@@ -111,14 +111,14 @@ def _distorted_mesh(
         np.unique(np.linspace(0, side, _MESH_CELLS + 1).round().astype(int)) for side in canvas_size
     )
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
-    source = (grid - canvas_size / 2) @ inverse.T + source_size / 2
-    source = source + rng.normal(0, rng.uniform(0, 0.03), source.shape) * source_size
+    source_points = (grid - canvas_size / 2) @ inverse.T + source_size / 2
+    source_points = source_points + rng.normal(0, rng.uniform(0, 0.03), source_points.shape) * source_size
     mesh = []
     for i in range(len(rows) - 1):
         for j in range(len(columns) - 1):
             box = (int(columns[j]), int(rows[i]), int(columns[j + 1]), int(rows[i + 1]))
             # (x, y) of upper left, lower left, lower right and upper right corner, as Pillow wants them
-            corners = source[[i, i + 1, i + 1, i], [j, j, j + 1, j + 1]][:, ::-1]
+            corners = source_points[[i, i + 1, i + 1, i], [j, j, j + 1, j + 1]][:, ::-1]
             mesh.append((box, tuple(corners.ravel().tolist())))
     return mesh
 

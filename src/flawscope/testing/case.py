@@ -239,7 +239,7 @@ class Case:
 def cut_strip(source: PictureSource) -> NDArray[np.uint8]:
     """Cut the middle out of a picture, and resize it to a strip, [80, 320, 3].
 
-    It is padded above and below by a model that keeps the aspect.
+    A model that keeps the aspect pads the strip above and below.
     """
     picture = decode(source)
     quarter = picture.shape[0] // 4

@@ -120,7 +120,7 @@ def calibration_is_honest(case: Case) -> None:
         rows = _scored(model)
         source_by_hash = {}
         for source in case.training_pictures(variant):
-            if not isinstance(source, bytes):
+            if not isinstance(source, bytes):  # the bytes are no picture
                 source_by_hash[pixel_hash(decode(source))] = source
         sources = [source_by_hash[row.hash] for row in rows]
         if case.method.holds_out:
@@ -240,7 +240,7 @@ def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are either all learnt from, or all held out."""
     model = case.fitted("region")
     calibrated = {row.hash for row in _scored(model)}
-    flags_by_part: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture: is it calibrated with?
+    flags_by_part: dict[tuple[str | None, ...], list[bool]] = {}  # is each picture calibrated on?
     for row in model.manifest.pictures:
         match = re.search(case.pair_pattern, row.name)
         if match and row.role != "duplicate":
@@ -336,6 +336,7 @@ def resumes(case: Case) -> None:
         must_refuse(lambda: case.fit(checkpoint=path, resume=True, seed=1), "another seed")
         flipped = [np.array(decode(source))[::-1] for source in case.good_pictures]
         must_refuse(lambda: case.fit(flipped, checkpoint=path, resume=True), "other pictures")
+        # a checkpoint of the same run is also continued without `resume`
         _must_equal(case.fitted(), case.fit(checkpoint=path), "resumed")
         _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed after its last step")
 
@@ -409,6 +410,7 @@ def takes_seen_defects(case: Case) -> None:
         return
     pairs = []  # pictures with their masks
     for k, defect in enumerate(CATEGORIES["plate"].defects[:2]):
+        # difficulty 0: a defect that is easy to see
         pairs.append(draw_picture("plate", np.random.default_rng([8, k]), defect, 0.0, size=96))
     model = case.fit(seen=pairs, samples=0)
     seen_hashes = {row.hash for row in model.manifest.pictures if row.role == "seen"}

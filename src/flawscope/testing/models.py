@@ -98,6 +98,7 @@ def damaged_files_are_refused(case: Case) -> None:
     state_names = case.fitted().detector.state_dict()
     learnt_names = [name for name in state_names if not name.startswith("backbone.")]
     damaged_tensors = []
+    # a region of interest of another size, and one of another type
     for roi in (np.ones((3, 3), np.bool_), artefact.tensors["roi"].astype(np.float32)):
         damaged_tensors.append(artefact.tensors | {"roi": roi})
     for missing in {learnt_names[0], learnt_names[-1]}:
@@ -184,7 +185,7 @@ def padding(case: Case) -> None:
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
         features = detector.embed(images)
-        # without `filled`, `embed` gets the values that mark padding
+        # let `filled` change nothing, so that `embed` gets the values that mark padding
         detector.filled = lambda images: images  # type: ignore[method-assign]
         features_of_marks = detector.embed(images)
         del detector.filled  # restores the method of the class

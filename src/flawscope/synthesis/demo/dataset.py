@@ -134,6 +134,7 @@ def draw_dataset(
     jobs += [("test", defect, index) for defect in defects for index in range(bad_per_kind)]
 
     def draw(job: tuple[str, str | None, int]) -> None:
+        """Draw a picture, and save it with its mask if it has a defect."""
         split, defect, index = job
         kind = defect or "good"
         # from 0 for the first defect of a kind to 1 for the last

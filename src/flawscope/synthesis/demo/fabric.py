@@ -36,8 +36,8 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     fine = size * _ZOOM
     frame = scene.random_frame(fine, rng, shift=2 * _PITCH, degrees=2)
     wander = [perlin_noise((size, size), (4, 4), rng).repeat(_ZOOM, 0).repeat(_ZOOM, 1) for _ in range(2)]
-    # Position of each pixel in threads, from the left and from the top. Rounded down, the numbers say which
-    # warp thread and which weft thread it is
+    # Position of each pixel in threads, from the left and from the top. Rounded down, it is the number of the
+    # pixel's warp thread, and that of its weft thread
     x = frame.u / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[0]
     y = frame.v / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[1]
     column, row = np.floor(x), np.floor(y)  # float32: numpy would compute in float64 with integers
@@ -64,13 +64,12 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     # height of the thread: a wave along it, 1 in the middle of its way over two threads, 0 at both ends
     from_middle = np.where(shows_warp, y + column - 1, x + row - 3)  # in threads; the wave's period is 4
     lift = np.cos(from_middle * np.float32(np.pi / 2))
-    lift[weft_missing] = np.maximum(
-        lift[weft_missing], 0.45
-    )  # the warp stays up where no weft presses it down
+    # the warp stays up where no weft presses it down
+    lift[weft_missing] = np.maximum(lift[weft_missing], 0.45)
     warp_fibres, weft_fibres = (part.repeat(4, 1)[:, :fine] for part in fibres)
     fibre = np.where(shows_warp, warp_fibres.T, weft_fibres)
     light = _yarn_light(across, along, lift, fibre) * np.where(shows_warp, shade_warp, shade_weft)
-    light[weft_missing & ~warp_on_top] *= 0.86
+    light[weft_missing & ~warp_on_top] *= 0.86  # a warp that the missing weft would cover is darker
     colour = np.where(shows_warp[..., None], _WARP, _WEFT)
     if wrong_dye.any():
         colour += (wrong_dye * shows_warp)[..., None] * (_WRONG_DYE - colour)
@@ -104,13 +103,14 @@ def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask
 
 def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
     """Return how much of another dye each pixel has, `[h, w]` in 0..1: a few threads have it on a stretch."""
-    count = max(1, round(flaw.grade(6, 1.6)))
-    first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
+    thread_count = max(1, round(flaw.grade(6, 1.6)))
+    first_thread = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
     span = flaw.grade(13, 5)
+    # changes of the stretch's length and middle, different for each thread
     ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, warp_thread].astype(np.float32)
     in_span = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
-    is_dyed = (warp_thread >= first) & (warp_thread < first + count)
+    is_dyed = (warp_thread >= first_thread) & (warp_thread < first_thread + thread_count)
     return np.asarray(in_span * is_dyed * min(1.0, flaw.grade(1, 0.5)), np.float32)
 
 

@@ -70,6 +70,7 @@ class _PlateVariation(NamedTuple):
 
 
 def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
+    """Return random properties of a plate in a picture of `size` pixels a side."""
     frame = scene.random_frame(size, rng, shift=4, degrees=2)
     return _PlateVariation(
         frame=frame,
@@ -115,6 +116,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = (54, 58, 64)
     canvas += (6 * part.table_texture)[..., None]
+    # the plate's shadow on the table
     canvas *= (1 - 0.62 * smooth(1 - rounded_box(u - 5, v - 7, _HALF, _CORNER) / 15))[..., None]
 
     edge = rounded_box(u, v, _HALF, _CORNER)
@@ -222,6 +224,7 @@ def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float,
 
 @lru_cache(maxsize=8)
 def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of a height in units of the plate."""
     return ImageFont.load_default(height * _PRINT_SCALE)
 
 
@@ -329,7 +332,7 @@ def _draw_flaw(canvas: Floats, part: _PlateVariation, flaw: Flaw) -> None:
         _SURFACE_FLAWS[flaw.name](canvas, surface, flaw, scale)
     elif flaw.name == "stain":
         scene.draw_stain(canvas, surface, flaw, scale, _TINTS)
-    elif flaw.name == "crack":  # from the bore outwards, or from the rim inwards
+    elif flaw.name == "crack":  # begins at the bore or at the rim
         heading = float(rng.uniform(0, 2 * np.pi))
         if rng.random() < 0.5:
             reach = _BORE + 1

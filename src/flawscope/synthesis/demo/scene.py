@@ -94,7 +94,7 @@ def window_around(
     """Return a window of the canvas around a point, for small parts, and its distances `u` and `v`.
 
     The window ends `reach` units from the point. It shares the memory of `canvas`: a change in it changes the
-    canvas. `u` and `v` are distances from the point.
+    canvas. `u` and `v` are the frame's coordinates, counted from the point.
     """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
@@ -207,7 +207,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
     widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
     bright = line_coverage(allowed.shape, path, widths)
     normal = np.asarray([np.cos(angle), -np.sin(angle)]) * (0.9 * widths.max())
-    # The flank nearer to the light slopes down, away from it: so the dark flank lies on the side of the light
+    # the dark flank lies on the side of the light, because this flank slopes down, away from the light
     normal *= 1 if normal @ (LIGHT[1], LIGHT[0]) > 0 else -1
     dark = line_coverage(allowed.shape, path + normal, 0.9 * widths)
     contrast = flaw.grade(85, 34)
@@ -262,6 +262,7 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
     rim_contrast = flaw.grade(34, 10)
 
     def jagged_path(origin: NDArray[np.float64], angle: float, reach: float) -> NDArray[np.float64]:
+        """Return the points [N, 2] (row, column) of a path of about `reach` pixels."""
         count = max(4, int(reach / (4.5 * scale)))
         directions = angle + np.cumsum(rng.normal(0, 0.16, count)) + rng.normal(0, 0.5, count)
         steps = np.stack([np.sin(directions), np.cos(directions)], 1) * (reach / count)
