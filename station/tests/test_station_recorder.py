@@ -181,7 +181,7 @@ def test_a_keyed_part_sent_again_before_anybody_knows_is_answered(line):
     line.store.loses = line.store.is_away = True
     with pytest.raises(StoreError):
         line.sends(line.part(key="http:k")).result(60)
-    line.recorder.note_answered(1)  # as `answers.describe_recorded` does
+    line.recorder.note_answered(1)  # as `answers.describe_again` does
     line.store.loses = line.store.is_away = False
     until(lambda: line.announced, "who listens is told")
     assert line.announced[0].inspection.unanswered is None
@@ -199,7 +199,7 @@ def test_a_retry_that_finds_a_record_whose_fate_is_open_is_answered(line, monkey
     def record(several: Sequence[NewInspection]) -> Any:
         found = [*line.store._store.record(several)]
         part.waiter.leave(ABANDONED)
-        line.recorder.note_answered(1)  # as `answers.describe_recorded` does
+        line.recorder.note_answered(1)  # as `answers.describe_again` does
         return found
 
     monkeypatch.setattr(line.store, "record", record)
