@@ -161,7 +161,7 @@ def measure_agreement(study: Study) -> Agreement:
 
 def _appraise(name: str, study: Study) -> Appraisal:
     """Return the figures of the appraiser `name`."""
-    decisions = study.decisions[name]  # [N, R]
+    decisions = study.decisions[name]  # [N, R], on N parts in R trials
     truth = study.defective
     truth_of_decision = np.broadcast_to(truth[:, None], decisions.shape)
     counts = cross_tabulate(truth_of_decision, decisions)

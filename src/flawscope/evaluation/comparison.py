@@ -87,7 +87,7 @@ class Difference:
         return "b" if is_b_better else "a"
 
     def to_dict(self) -> Json:
-        """Return the values by name, as values that JSON can hold."""
+        """Return the metric of both models and its difference as a JSON object."""
         return {
             "a": self.a,
             "b": self.b,

@@ -251,6 +251,7 @@ def _predict_all(
         try:
             truth = _ground_truth(item, result, predictor, results.mask_counts)
             if truth is None:
+                # `item.unmarked` is the reason why there is no mask, empty if there is one
                 results.unmarked.append(item.unmarked or "masks that mark nothing")
         except InputError as error:
             results.failures.append(mask_failure(error))

@@ -366,7 +366,7 @@ def pixel_intervals(
 ) -> dict[str, Interval | None]:
     """Return 95 % intervals of the pixel metrics by their names, None where no interval can be found.
 
-    Empty with fewer than two pictures with a region.
+    The result is empty if fewer than two pictures have a region.
     """
     if int((counts.regions > 0).sum()) < 2:
         return {}

@@ -122,7 +122,7 @@ def learning_curve(
 ) -> LearningCurve | None:
     """Return the image AUROC of a model, and of models that were fitted to fewer good pictures.
 
-    None where `fewer` is empty, or where all models together can judge no good or no defective picture.
+    The result is None if `fewer` is empty, or if no good or no defective picture is judged by every model.
 
     Args:
         model: The model.
@@ -132,7 +132,8 @@ def learning_curve(
     """
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     paths = [item.path for item, _ in judged]
-    scores_by_count = {}  # number of units that a model learnt from -> its scores, NaN: not judged
+    # number of units that a model learnt from -> the model's scores; NaN for a picture that is not judged
+    scores_by_count = {}
     for smaller_model in fewer:
         scores_by_count[_learnt_unit_count(smaller_model)] = _score(smaller_model, paths, advance)
     scores_by_count[_learnt_unit_count(model)] = np.array([prediction.score for _, prediction in judged])

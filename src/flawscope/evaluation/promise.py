@@ -163,10 +163,10 @@ def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence
     train = [look for look in train_looks if look is not None]
     readable_numbers = [number for number, look in enumerate(test_looks) if look is not None]
     readable_looks = [look for look in test_looks if look is not None]
+    # only pairs with a training picture, whose indices are the first in the list
     pairs = near_duplicates(train + readable_looks, np.arange(len(train)))
     numbers = set()
     for smaller, larger, _ in pairs:
-        # the training pictures come first in the list that was searched
         is_train_and_test = smaller < len(train) and larger >= len(train)
         if is_train_and_test:
             numbers.add(readable_numbers[larger - len(train)])

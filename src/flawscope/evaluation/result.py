@@ -114,7 +114,7 @@ class PictureStore:
         """
         try:
             offset = self._file.seek(0, os.SEEK_END)
-            # memory of the map as bytes
+            # the bytes of the map, not copied
             unwritten = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
             while unwritten:  # an unbuffered file may write a part
                 count = self._file.write(unwritten)

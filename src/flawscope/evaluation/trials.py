@@ -416,7 +416,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 
 
 def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a table's `text`, as `_read_rows` does."""
+    """Yield the place (for errors) and the values by column of each row of a table's `text`."""
     header, _, _ = text.partition("\n")
     delimiter = max(",;\t", key=header.count)  # the most frequent one in the header
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

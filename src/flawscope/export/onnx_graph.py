@@ -109,7 +109,8 @@ def trace_score(model: Detector) -> ModelProto:
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    examples = {"features": features.clone()}  # the clone is no tensor of inference mode
+    # tensors of inference mode cannot be traced; a clone made outside of it can
+    examples = {"features": features.clone()}
     if model.config.pads:
         examples["images"] = images
     return trace_module(ScoreModule(model), examples, ["scores", "maps"], model.operators())
@@ -232,7 +233,7 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
     if residuals is not None:
         weights = {_content_digest(entry): entry.name for entry in network.graph.initializer}
         _append(network, _copy_graph(residuals), prefix="residuals", weights=weights)
-    network.graph.value_info.extend(features)  # an inner value now, whose type stays known
+    network.graph.value_info.extend(features)  # the features are inner values now: keep their types
     return network
 
 

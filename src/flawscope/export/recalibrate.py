@@ -263,7 +263,7 @@ def _certify_engines(
         probe_images: Images on which the engines are compared.
         old_calibration: Calibration of the trained model.
         calibration: Calibration of the reduced precision.
-        reduced_values: Scores, maxima and medians of the pictures by the reduced precision, `[3, N]`.
+        reduced_values: `[3, N]`, score, map maximum and map median of each picture, by the reduced precision.
         trained_values: The same values by the trained model, `[3, N]`.
     """
     reduced_scores, reduced_maxima, _ = reduced_values
@@ -470,7 +470,7 @@ def _describe(count: int, new_count: int, reduced: ReducedModel) -> str:
 
 
 def _update_samples(artefact: Artefact, session: Session) -> Artefact:
-    """Replace the samples' expected answers by a session's; a self-test compares its answers with them."""
+    """Replace the answers that a self-test expects for the sample pictures by the answers of a session."""
     if "samples" not in artefact.tensors:
         return artefact
     scores, maps = run_one_by_one(session, ExportPictures(artefact).samples())

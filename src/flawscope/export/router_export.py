@@ -69,8 +69,8 @@ def export_router(
     path = files.check_writable(out, ARCHIVE_SUFFIX)
     precisions = {}
     for name in artefact.products:
-        is_meant = only is None or name == only
-        precisions[name] = precision if is_meant else "fp32"
+        has_precision = only is None or name == only
+        precisions[name] = precision if has_precision else "fp32"
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
     certificates = {}

@@ -194,7 +194,7 @@ def looser_rate(
         found_defects, false_alarms = count_called(rate)
         return found_defects / defect_count - false_alarms / good_count
 
-    # no p-value is so low: at this rate, only those pictures are anomalous that are called so now
+    # no p-value is 0, so at rate 0 the count is of the pictures that the model calls anomalous now
     present_rate = 0.0
     best_rate = max(sorted(rates), key=worth, default=None)
     if best_rate is None or worth(best_rate) - worth(present_rate) < MIN_WORTH:
@@ -210,14 +210,14 @@ def looser_rate(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Return whether the size is the default one, and most pictures lose pixels by it.
+    """Return whether `network` is the default size, and most pictures lose pixels when scaled to it.
 
-    A larger size then shows more, and a search tries it. A loss of a few percent does not count: it comes
-    from rounding the sides to the network's step.
+    If so, a search tries larger sizes, which show more. A loss of a few percent does not count: it comes from
+    rounding the sides to the network's step.
     """
     if network is None or not pictures or network != default_network(pictures):
         return False
-    shares = [pixels_left(1, size, network) for size in pictures]  # what is left of one pixel
+    shares = [pixels_left(1, size, network) for size in pictures]  # what is left of a length of one pixel
     return statistics.median_low(shares) < REDUCED
 
 

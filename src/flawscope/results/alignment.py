@@ -207,7 +207,7 @@ class Alignment:
         grey_image = self.reference.part_image()
         reference_image = np.repeat(grey_image[..., None], 3, axis=2)  # three equal channels
         yield reference_image, "reference", self.reference.describe()
-        # with a problem, the error is infinite
+        # poses with a problem have an infinite error
         farthest_first = sorted(self.poses.items(), key=lambda item: -item[1].error)
         for path, poses in farthest_first[:MAX_PICTURES]:
             small = Image.fromarray(displayed(path))

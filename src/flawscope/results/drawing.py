@@ -65,6 +65,7 @@ def colour_table() -> Pixels:
     """Return the colour map [256, 3] uint8, dark to bright in equal steps of CIE lightness."""
     anchors = np.asarray(_ANCHORS, dtype=np.float64)
     anchor_positions = np.arange(len(anchors))
+    # first a fine map between the anchors, then 256 of its colours at equal steps of lightness
     positions = np.linspace(0, len(anchors) - 1, 4096)
     colours = np.stack([np.interp(positions, anchor_positions, channel) for channel in anchors.T], axis=1)
     colour_lightness = lightness(colours)  # rises throughout
@@ -123,6 +124,7 @@ def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
         return x * x * (3 - 2 * x)
 
+    # the opacity rises to 1 in the middle of the scale, and falls to `_PEAK_OPACITY` at its end
     rise = smooth_step((share - np.float32(_TRANSPARENT_SHARE)) / np.float32(0.5 - _TRANSPARENT_SHARE))
     fall = smooth_step(2 * share - 1)
     return rise * (1 - np.float32(1 - _PEAK_OPACITY) * fall)

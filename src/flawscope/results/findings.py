@@ -197,7 +197,7 @@ def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Fi
 
     Args:
         within: Whether the picture is within tolerance.
-        reasons: Why it is.
+        reasons: Reasons why it is within or beyond.
         rules: Name of the rules.
     """
     code = WITHIN_TOLERANCE if within else BEYOND_TOLERANCE

@@ -60,7 +60,7 @@ class RenderedPrediction(NamedTuple):
 
         Raises:
             InputError: The picture cannot be read again.
-            MemoryError: It is too large.
+            MemoryError: The picture is too large.
         """
         picture = displayed(source)
         factor = MAX_SIDE / max(picture.shape[:2])

@@ -143,7 +143,7 @@ class PartSearch:
         return (part_not_found(self.p_value),) if self.found is False else ()
 
     def to_dict(self) -> Json:
-        """Return the entries of a prediction's document; empty: the model searches for no parts."""
+        """Return the entries for a prediction's document; {} if the model searches for no parts."""
         if not self.searched:
             return {}
         facts: Json = {"part_found": self.found, "part_p_value": self.p_value}

@@ -132,7 +132,7 @@ class Rule:
             yield Measured(limit, most, size, bound)
 
     def _contains(self, box: tuple[float, float, float, float]) -> bool:
-        """Return whether the zone holds a box x0, y0, x1, y1 without touching its edge."""
+        """Return whether a box (x0, y0, x1, y1) lies in the zone and does not touch the zone's edge."""
         x0, y0, x1, y1 = box
         if self.zone is None:
             return True

@@ -166,8 +166,8 @@ class OpenVino(Engine):
                 compiled.append(core.compile_model(part, device_name, part_options))
             return partial(_run_parts, compiled, results)
 
-        # One stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream. With one
-        # lane, `run_alone` uses the network on all threads.
+        # `lanes // 2` is the number of threads. With one stream per thread, each call of `run_alone` runs on
+        # one thread. If there is only one lane, `run_alone` uses `run`, and this is not compiled.
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}
         compile_alone = partial(compile_parts, **streams)
         if residual_model is None:

@@ -334,7 +334,7 @@ def _settings_section(results: Results) -> str:
     """Return the section with each method's settings; if they differ by category, with the categories."""
     lines = []
     for method in results.grid.methods:
-        # categories that have the same settings, by the settings in words; in order, each category once
+        # settings in words -> the categories with these settings, in order, as the keys of a dict
         categories_of_text: dict[str, dict[str, None]] = {}
         for category in results.grid.rows:
             for document in results.documents(method, category):

@@ -51,7 +51,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
-    # `count_normal` takes regions, as for pixels: all anomalous pictures are one region of one piece
+    # `count_normal` expects regions of pixels: the anomalous pictures are passed as one region of one piece
     anomalous_scores = values[truth]
     piece_count = 1 if anomalous_scores.size else 0  # a piece must not be empty
     piece_starts = np.zeros(piece_count, np.int64)

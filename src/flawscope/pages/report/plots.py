@@ -104,6 +104,7 @@ def curve_plot(
     def draw(axes: Axes) -> None:
         if chance:
             axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=":", label="chance")
+        # at most two curves, each with its colour, width and dashes
         for curve, colour, width, dashes in zip(curves, (GOOD, INK), (2, 1.3), DASHES, strict=False):
             axes.plot(curve.x, curve.y, color=colour, linewidth=width, linestyle=dashes, label=curve.name)
         if mark:

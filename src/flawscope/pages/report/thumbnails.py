@@ -128,7 +128,7 @@ def picture_layers(
         InputError: The picture cannot be read (any more).
     """
     picture, _ = first_group(path)
-    if levels is None:  # as the model sees the picture
+    if levels is None:  # the model sees the full range, too
         levels = Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)
     layers, size = truth_layers(picture, masks, side, levels)
     layers |= _finding_layers(prediction, size)
