@@ -143,7 +143,8 @@ class Agreement:
 
 def measure_agreement(study: Study) -> Agreement:
     """Compute the figures of a study."""
-    decisions = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
+    # [N, appraisers * R], on N parts in R trials of each appraiser
+    decisions = np.hstack([*study.decisions.values()])
     first_decisions = decisions[:, 0]
     is_unanimous = (decisions == first_decisions[:, None]).all(axis=1)
     kappas_between = []
@@ -279,7 +280,7 @@ def fleiss_kappa(counts: Array) -> float | None:
     if rater_count < 2 or np.count_nonzero(shares) < 2:
         return None
     expected = float((shares**2).sum())
-    # ordered pairs of two raters of a subject: n raters in one category make n² - n pairs that agree
+    # ordered pairs of raters: n raters who put a subject into one category make n² - n agreeing pairs
     agreeing_pairs = int((counts**2).sum()) - rating_count
     all_pairs = rating_count * (rater_count - 1)
     observed = agreeing_pairs / all_pairs
@@ -331,7 +332,7 @@ def parts_needed(rate: float, misses: int = 0) -> int:
     from scipy.special import bdtr
 
     def are_too_few(count: int) -> bool:
-        return bool(bdtr(misses, count, rate) > 1 - CONFIDENCE)
+        return bool(bdtr(misses, count, rate) > 1 - CONFIDENCE)  # `bdtr` is P(X <= misses)
 
     too_few, enough = misses, misses + 1
     while are_too_few(enough):

@@ -315,11 +315,11 @@ def _evaluate_same_pictures(
         InputError: The pictures changed during the evaluations.
     """
     first = evaluate_model(0, items)
-    # where parts are decided on, the items in `first.pictures` have the part's truth, not the picture's own
+    # if the model decides on parts, the items in `first.pictures` have the part's truth, not their own
     item_of = {item.path: item for item in items}
     second = evaluate_model(1, tuple(item_of[picture.item.path] for picture in first.pictures))
     if second.images < first.images:
-        # only the evaluation before this one has left out pictures: its count is kept
+        # the pictures to leave out are not in `common_items`: the earlier count is kept
         common_items = tuple(item_of[picture.item.path] for picture in second.pictures)
         first = replace(evaluate_model(0, common_items), left_out=first.left_out)
     if second.images != first.images:
@@ -512,8 +512,8 @@ def _interval(
 def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Return the pixel metrics of every resample by their names, [B] each.
 
-    They are computed for each model by itself, as map sizes and thresholds differ. Empty where fewer than two
-    pictures have a region.
+    They are computed for each model by itself, as map sizes and thresholds differ. The result is empty if
+    fewer than two pictures have a region.
 
     Args:
         evaluation: Evaluation of the model, with N pictures.

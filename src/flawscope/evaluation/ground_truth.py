@@ -91,7 +91,7 @@ def _of_kind_or_good(
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
     """Return the area under the sPRO curve of MVTec LOCO for each limit, by the metric's name.
 
-    Empty for other data, or without LOCO's saturation file.
+    The result is empty for other data, or if LOCO's saturation file is missing.
 
     Args:
         kept: Evaluated pictures.

@@ -307,6 +307,7 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         overlap.append(count_at_or_above(anomalous_values, weights=1 / areas[region_of_pixel]))
         hits = int(prediction.mask[is_anomalous].sum())
         false_positives = int(prediction.mask[is_normal].sum())
+        # found anomalous pixels, pixels called anomalous, anomalous pixels
         marked.append([hits, hits + false_positives, anomalous_values.size])
         regions.append(np.count_nonzero(areas))
         defective.append(item.anomalous)
@@ -328,7 +329,7 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 
 
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
-    """Choose thresholds among the pixels' values, in falling order; None without a pixel of either class.
+    """Choose thresholds among the pixels' values, in falling order; None if a class has no pixels.
 
     They come from four sources: quantiles of the normal pixels' values, the denser the higher the values are;
     evenly spaced quantiles of the same values; quantiles of the anomalous pixels' values; the least value.

@@ -131,7 +131,7 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
         if picture.truth is None or not picture.truth.any():
             continue
         size = picture.prediction.geometry.picture_size
-        # the mask has the map's size: scale is the length in the picture of one pixel of the mask
+        # the mask has the map's size: a side of one of its pixels is `scale` pixels of the picture long
         area_ratio = math.prod(size) / picture.truth.size
         scale = math.sqrt(area_ratio)
         _, pieces = connected_parts(picture.truth)

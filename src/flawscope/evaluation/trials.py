@@ -143,7 +143,7 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
 def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
     """Return whether each part is defective, by its name, and the tables that say so.
 
-    A folder gives no table. Both are empty without a reference.
+    There is no table if the reference is a folder. Both are empty if there is no reference.
     """
     if reference is None:
         return {}, []
@@ -261,8 +261,8 @@ def _check_complete(
 ) -> None:
     """Raise InputError where an appraiser has not decided on each part in each trial."""
     missing = []
-    for appraiser, names in trial_names.items():
-        missing += [key for key in product([appraiser], names, parts) if key not in by_key]
+    for appraiser, own_trials in trial_names.items():
+        missing += [key for key in product([appraiser], own_trials, parts) if key not in by_key]
     if not missing:
         return
     appraiser, trial, part = missing[0]

@@ -214,7 +214,7 @@ def recalibrate(
     calibration = calibrate(rows, **old_calibration.to_dict() | changes)
     defects = DefectScores.from_facts(manifest.facts)
     if defects is not None and old_calibration.precision == defects.precision:
-        # the reduced model's scores are near the trained model's
+        # the trained model's scores of defects are kept: those of the reduced model are near them
         defects = replace(defects, precision=reduced.precision)
     notes = list[str]()
     questions = list[str]()
@@ -349,9 +349,9 @@ def _merge_rows(
 ) -> tuple[Picture, ...]:
     """Return the rows of the model after judging, and after them the new rows.
 
-    A judged row of the model gets its new scores. A row whose picture is lost stays as it is if the picture
-    was given for the export. Of the other rows, those that the model learnt from lose their scores, and the
-    rest is dropped.
+    A judged row of the model gets its new scores. A row that counts without a score (`is_lost`) stays as it
+    is if its picture was given for the export. Of the other rows, those that the model learnt from lose their
+    scores, and the rest is dropped.
 
     Args:
         model_rows: Rows of the model.
@@ -414,8 +414,8 @@ class _BothModels:
             trained_answer = self.trained.pictures[number]
             if fit_row is None or not (fit_row.learnt or adapts_to_light):
                 continue
-            # The fit's score and maximum, in the first light, take the place of the trained model's. The
-            # reduced model's are moved by as much.
+            # In the first light, the trained model's score and map maximum are replaced by those of the fit;
+            # the reduced model's are moved by the same differences.
             fit_values = np.array([fit_row.score, fit_row.maximum], np.float64)
             correction = fit_values - trained_answer.values[0, :2]
             reduced_answer.values[0, :2] += correction

@@ -35,7 +35,7 @@ class ProductCounts(MismatchDetector):
         """Return "PRODUCT ANOMALOUS of PICTURES" for all products, as one text without line breaks."""
         texts = []
         for name, count in sorted(self.pictures_by_product.items()):
-            if name == Prediction.NO_PRODUCT_NAME:  # no model judges pictures without a product
+            if name == Prediction.NO_PRODUCT_NAME:  # pictures without a product are all anomalous
                 texts.append(f"{name} {count}")
             else:
                 texts.append(f"{name} {self.anomalous_by_product[name]} of {count}")

@@ -161,8 +161,8 @@ class PictureWriter:
         """Return the name of a picture's results; choose it at the first call.
 
         No other picture gets the same name, nor one that differs only in case. The name has no suffix, unless
-        pictures differ only by theirs, such as a.png and a.jpg. If the inputs are not known, the suffix is
-        left off only if it is .png.
+        pictures differ only by their suffixes, such as a.png and a.jpg. If the inputs are not known, the
+        suffix is left off only if it is .png.
         """
         chosen_name = self.names.get(path)
         if chosen_name is not None:

@@ -65,7 +65,7 @@ class Measured(NamedTuple):
 
         Args:
             kind: Kind of the region.
-            relation: The largest possible size is "≤" or ">" the limit.
+            relation: "≤" or ">": how the largest possible size compares with the limit.
         """
         return {
             "code": f"{self.limit}_at_most",
@@ -267,7 +267,7 @@ class Tolerances:
             )
         if not regions:
             return Verdict.beyond("nothing_marked")
-        picture_mask = np.broadcast_to(True, picture_size)
+        picture_mask = np.broadcast_to(True, picture_size)  # all True: the mask is the whole picture
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
@@ -353,7 +353,7 @@ def _judge_parts(prediction: Prediction, numbers: Array, tolerances: Tolerances)
         parts = prediction.found_parts.parts
         all_numbers = [part.part_index for part in parts]
         anomalous_numbers = [part.part_index for part in parts if part.is_anomalous]
-    # by the parts' numbers; `numbers` has the part of each pixel
+    # number of a part -> its regions
     regions_by_part = _regions_by_part(prediction, numbers, all_numbers)
     if regions_by_part is None:
         return Verdict.beyond("at_edge")

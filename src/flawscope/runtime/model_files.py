@@ -182,7 +182,7 @@ class _ArchiveWriter:
         return f"{number}-{file}" if file.lower() in used_names else file
 
     def add_recognition(self, model: DescriptorModel) -> Json:
-        """Add the network, and a file of the products' arrays, each under its product's number."""
+        """Add the network, and a file of the products' arrays, each under "NUMBER OF THE PRODUCT.NAME"."""
         arrays: Tensors = {}
         for number, (name, product) in enumerate(model.known.items()):
             arrays |= {f"{number}.{key}": values for key, values in product.arrays().items()}
@@ -340,7 +340,7 @@ class _Archive:
         return onnx_file.read(self.place(row))
 
     def read_recognition(self, about: Facts) -> DescriptorModel:
-        """Read the network, and the file of the products' arrays, each under its product's number."""
+        """Read the network, and the file of the products' arrays, each under "NUMBER OF THE PRODUCT.NAME"."""
         with np.load(io.BytesIO(self._archive.read(DESCRIPTORS)), allow_pickle=False) as stored:
             arrays: Tensors = {key: stored[key] for key in stored.files}
         known = {}
@@ -393,7 +393,7 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield store.document, store
         except InputError as error:
             text = str(error)
-            if text.startswith("cannot"):  # an error that names the file
+            if text.startswith("cannot"):  # such an error names the file already
                 raise error from None
             raise files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):

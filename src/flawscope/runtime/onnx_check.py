@@ -118,6 +118,7 @@ def _check_attribute(data: Buffer, begin: int, end: int) -> None:
             continue
         is_forbidden_type = False
         if number == NUMBER and is_data_type:
+            # 0: the type is left open
             is_forbidden_type = _read_integer(data, start, stop) not in {0, *_DATA_TYPES}
         if is_forbidden_type or name == "value_string":
             raise ValueError("its network makes text, or another type of data that is not allowed")

@@ -141,7 +141,7 @@ class Describing:
         """Return descriptors `[B, D]` of images `[B, 3, H, W]`, both float32."""
         device = self._network.roi.device
         batch = torch.from_numpy(images)
-        # With a single thread, this call runs where it is, as other threads run other pictures
+        # If torch has a single thread, the caller's thread computes: other threads run other pictures
         if device.type == "cpu" and torch.get_num_threads() > 1:
             with workers(device) as map_in_threads:
                 [descriptors] = map_in_threads(self._network, [batch])

@@ -196,7 +196,7 @@ def _fit_model(
     except CheckpointError as error:
         if not is_resumed:
             raise
-        # for example a checkpoint of another version, which nothing else would remove
+        # nothing else would remove the checkpoint, for example one of another version
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
         is_resumed = False

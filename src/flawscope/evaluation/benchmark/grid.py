@@ -193,7 +193,7 @@ def plan_grid(
 def _shared_values(arguments: Mapping[str, object]) -> Json:
     """Return the values of all shared options by name: those of `arguments`, else the defaults.
 
-    The light is converted to a number.
+    The light is the share by which the light of pictures is changed; it is converted to a number.
 
     Raises:
         TypeError: An argument is not a shared option.

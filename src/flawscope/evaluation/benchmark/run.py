@@ -151,7 +151,7 @@ def _cell_line(cell: Cell, results: Results) -> str:
 def _time_left(unfinished: Sequence[Cell], results: Results, timed: Sequence[Cell], jobs: int) -> str:
     """Return a text with the time that the unfinished cells may take.
 
-    Empty if every cell has ended, or if an unfinished cell's method has not been timed in this run.
+    The text is empty if every cell has ended, or if `timed` lacks the method of an unfinished cell.
 
     Args:
         unfinished: Cells that have not ended.
@@ -300,7 +300,7 @@ class Processes:
         try:
             with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
                 self.processes.append(process)
-                if self.stopped:  # before this process was in the list
+                if self.stopped:  # `stop` ran before this process was in the list
                     process.kill()
                 assert process.stdin
                 assert process.stdout

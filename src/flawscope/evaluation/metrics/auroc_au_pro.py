@@ -328,7 +328,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         precision_sums.append(float((multiplicity * (hits / flagged)).sum()))
         # F1 = 2 TP / (flagged + positives) is best at an anomalous score, too
         f1 = 2 * hits / (flagged + positives)
-        # of thresholds with the same F1, the highest: `argmax` finds the first, and so searches from the end
+        # the highest of the thresholds with the best F1: `argmax` finds the first one from the end
         last_best = f1.size - 1 - int(np.argmax(f1[::-1]))
         if f1[last_best] >= best_f1:  # the thresholds of later chunks are at least as high
             best_f1 = float(f1[last_best])
@@ -345,12 +345,12 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     """Return the area under the curve of the mean region overlap up to `limit`, divided by `limit`.
 
     The curve is over the false-positive rate. It has one point per distinct score, with straight lines
-    between the points. Each anomalous pixel is found on one segment of the curve: along it, the threshold
-    falls to the pixel's score, and the number of false alarms rises from `alarms_above` to `alarms_at`. If
-    the segment ends before the limit, the pixel adds `alarm_limit - (alarms_above + alarms_at) / 2` to the
-    area.
+    between the points. Each anomalous pixel is found on one segment of the curve. Along this segment, the
+    threshold falls to the pixel's score, and the number of false alarms rises from `alarms_above` to
+    `alarms_at`. If the segment ends before the limit, the pixel adds
+    `alarm_limit - (alarms_above + alarms_at) / 2` to the area.
 
-    NaN without a region or without a normal score.
+    The result is NaN if there is no region or no normal score.
 
     Args:
         counted: Anomalous scores and their counts.

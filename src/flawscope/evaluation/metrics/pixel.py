@@ -169,7 +169,7 @@ def au_spro(
     region is connected and its saturation is its area, AU-sPRO equals AU-PRO. The paper measures logical and
     structural anomalies separately, each with all good pictures, and averages the two results.
 
-    NaN without a region or without a normal pixel.
+    The areas are NaN if there is no region or no normal pixel.
 
     Args:
         maps: Maps of the pictures, as `pixel_metrics` takes them.

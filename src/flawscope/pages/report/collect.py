@@ -240,7 +240,7 @@ def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
         name,
         value=f"{percent(count / total)} ({count} of {total})",
         interval=range_text(*interval),
-        step=percent(1 / total),
+        step=percent(1 / total),  # one picture changes the rate by this
         note=f"{note}; exact binomial interval",
     )
 
@@ -334,7 +334,7 @@ def _curve_plots(
             called_precision = float(anomalous[called].mean())
             precision_mark = (called_recall, called_precision)
     if counts is not None:
-        # [0]: the curves have a row for each resample, and there is one, which has each picture once
+        # each curve has a row for each resample; here there is one row, of all pictures once
         fpr, recall, pro, precision = (curve[0] for curve in counts.curves()[:4])
         roc_curves.append(Curve("pixels", fpr, recall))
         # the precision lacks its value at recall 0; if no pixel is called anomalous, it counts as 1

@@ -217,6 +217,7 @@ def _webp_uri(image: Image.Image, quality: int | None = None) -> str:
     """Return an image as a data: URI of WebP, of a quality 0..100; None: lossless."""
     buffer = io.BytesIO()
     if quality is None:
+        # of a lossless WebP, `quality` is the effort spent on its size
         image.save(buffer, "WEBP", lossless=True, quality=50, method=3)
     else:
         image.save(buffer, "WEBP", quality=quality, alpha_quality=quality, method=3)
