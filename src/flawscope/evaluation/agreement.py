@@ -203,8 +203,8 @@ def _appraise(name: str, study: Study) -> Appraisal:
 def _average_over_pairs(decisions: Flags) -> float | None:
     """Return the average of Cohen's kappa over all pairs of trials of decisions [N, R].
 
-    None with one trial, or where the kappa of a pair is None. The formula is that of `cohens_kappa`, computed
-    for each trial with all trials before it at once.
+    The result is None if there is one trial, or if the kappa of a pair is None. The formula is that of
+    `cohens_kappa`, computed for each trial with all trials before it at once.
     """
     values = decisions.astype(np.float64)
     total = len(decisions)  # number of parts
@@ -254,8 +254,8 @@ def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
 def cohens_kappa(table: Array) -> float | None:
     """Return Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts.
 
-    None where both raters always give the same single answer. Source: Cohen, Educational and Psychological
-    Measurement 20 (1960).
+    The result is None if both raters always give the same single answer. Source: Cohen, Educational and
+    Psychological Measurement 20 (1960).
     """
     total = int(table.sum())
     agreed = int(np.trace(table))
@@ -268,8 +268,8 @@ def cohens_kappa(table: Array) -> float | None:
 def fleiss_kappa(counts: Array) -> float | None:
     """Return Fleiss' kappa, -1..1.
 
-    None with fewer than two raters, or where all ratings are the same. Source: Fleiss, Psychological Bulletin
-    76 (1971).
+    The result is None if there are fewer than two raters, or if all ratings are the same. Source: Fleiss,
+    Psychological Bulletin 76 (1971).
 
     Args:
         counts: [N, K], how many raters put each of N subjects into each of K categories.
@@ -318,7 +318,8 @@ def one_sided_bound(k: int, n: int) -> float:
 def parts_needed(rate: float, misses: int = 0) -> int:
     """Return the least number of parts that prove a rate of at most `rate`, with confidence `CONFIDENCE`.
 
-    This is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % and no miss.
+    This is the least n with P(X <= misses) <= 1 - CONFIDENCE, where X is binomial (n, rate). For a rate of
+    1 % and no miss it is 299.
 
     Args:
         rate: Rate of the claim, `LEAST_CLAIM` or more, below 1.

@@ -145,7 +145,7 @@ def _saturated_region(
 ) -> tuple[NDArray[np.bool_], float] | None:
     """Return a region at the network's size, and its saturation in pixels there.
 
-    None where the region lies outside of the view or marks nothing.
+    The result is None if the region lies outside of the view or marks nothing.
 
     Args:
         path: Mask of the region, whose pixel value names its entry in `configs`.

@@ -54,7 +54,7 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
 def advise_blind(manifest: Manifest) -> list[Advice]:
     """Return the steps advised for a model that hardly sees simulated defects.
 
-    Empty where the model sees them, or where too few were simulated to say.
+    The list is empty if the model sees them, or if too few were simulated to say.
     """
     tried = decided_defects(manifest)
     blindness = "" if tried is None else tried.describe_blindness()
@@ -93,7 +93,7 @@ def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Return the steps advised after an evaluation; empty where none would help.
 
-    They depend on the missed defects, and on the good pictures that the target rate still lacks.
+    The steps depend on the missed defects, and on the good pictures that the target rate still lacks.
     """
     preprocess = manifest.preprocess
     missed = [picture for picture in result.pictures if picture.outcome == MISSED]

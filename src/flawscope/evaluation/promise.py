@@ -38,7 +38,7 @@ def check_promise(
         good: Good test pictures with the model's predictions.
 
     Returns:
-        Empty where there are no pictures, or nothing was promised; else these values by their names.
+        These values by their names; {} if there are no good pictures, or nothing was promised.
 
         - `expected_interval`: Ends of the interval that this model's false-alarm rate should lie in.
         - `alarms`: Number of false alarms; if the promise is about parts, number of parts with one.

@@ -464,7 +464,7 @@ class Evaluation:
 def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
     """Yield every test picture with its prediction, or with the reason why it did not count.
 
-    They come in natural order of the paths.
+    The pictures come in natural order of their paths.
     """
     unjudged = {}
     for item in result.left_out_items:

@@ -278,7 +278,8 @@ def _count_equal_scores(trials: Iterable[Trial]) -> dict[str, int]:
 
     People's trials have no score, and are left out.
     """
-    scores: dict[tuple[str, str], list[str]] = {}  # as they are written, by model and part
+    # model and part -> the scores, as the tables have them
+    scores: dict[tuple[str, str], list[str]] = {}
     for trial in trials:
         if trial.score:
             scores.setdefault((trial.appraiser, trial.part), []).append(trial.score)
@@ -425,7 +426,7 @@ def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
     if missing:
         raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
     for cells in table:
-        pairs = zip(names, cells, strict=False)  # without cells beyond the header
+        pairs = zip(names, cells, strict=False)  # cells beyond the header are left out
         row = {name: from_csv_cell(cell).strip() for name, cell in pairs if name.strip()}
         if not any(row.values()):
             continue

@@ -110,7 +110,7 @@ class ExportPictures:
             Of each picture, the function that gives views by their numbers, and the chosen numbers.
         """
         preprocess = self.artefact.manifest.preprocess
-        min_views = 1 if preprocess.tile is None else 2  # of a picture: itself, and a tile
+        min_views = 1 if preprocess.tile is None else 2  # the whole view of a picture, and a tile
         max_pictures = max(1, most // min_views)
         step = -(-len(self.sources) // max_pictures) or 1  # rounded up; 1 where there are no sources
         sources = self.sources[::step]
@@ -126,9 +126,9 @@ class ExportPictures:
                 continue
             views = views.with_roi(self.artefact.tensors.get("region"))
             full_view, *tiles = views.view_numbers()
-            max_views = max(min_views, most // len(sources))  # of this picture
+            max_views = max(min_views, most // len(sources))  # views of this picture
             tile_count = min(max_views - 1, len(tiles))
-            # Tiles are spread evenly. Each picture begins at another share of a step, to show other tiles
+            # The tiles are spread evenly, with another offset for each picture, so that other tiles are taken
             offset = picture_number * GOLDEN_SECTION % 1
             picture_number += 1
             sampled_tiles = [tiles[int((k + offset) * len(tiles) / tile_count)] for k in range(tile_count)]
@@ -141,7 +141,7 @@ class ExportPictures:
 def engine_version(engine: str) -> str:
     """Return an engine's version, without OpenVINO's commit.
 
-    It is read from the module, not from a package, because packages of several names contain an engine.
+    The module gives the version, not a package, because packages of several names contain an engine.
     """
     return str(import_module(engine).__version__).partition("-")[0]
 
@@ -323,7 +323,7 @@ def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureT
 def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
     """Choose the rows to judge, and return them by their numbers in the table.
 
-    They are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
+    Chosen are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
     """
     scored_rows = {row.hash: row for row in scored(manifest.pictures)}
     learnt_hashes = {row.hash for row in manifest.pictures if row.learnt}

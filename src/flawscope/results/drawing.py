@@ -102,12 +102,12 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
     height, width = picture.shape[:2]
     shares_of_scale = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = np.float32(opacity) * _opacity_curve(shares_of_scale)
-    # by colour index: the weight of the photo, and the weighted colour of the map
+    # for each index of the colour table, the weight of the photo, and the weighted colour of the map
     photo_weights = (1 - alpha)[:, None]
     weighted_colours = colour_table() * alpha[:, None] + np.float32(0.5)  # 0.5: uint8 cuts decimals off
     out = np.empty_like(picture, order="C")
     block_height = max(1, (1 << 18) // max(1, width))
-    # in blocks of rows: a float copy of a whole photo of 100 megapixels would take 1.2 GB
+    # the rows are blended in blocks: a float copy of a photo of 100 megapixels would take 1.2 GB
     for start in range(0, height, block_height):
         block = slice(start, start + block_height)
         indices = _colour_indices(values[block], low, high)

@@ -168,7 +168,7 @@ def other_form(words: str, decides: bool) -> Finding:
 def view_exchanged(view: str, shown: str) -> Finding:
     """Return the finding that a picture shows another view than the one it is named for.
 
-    It makes the picture anomalous, since the view was not inspected.
+    The finding makes the picture anomalous, since the view was not inspected.
 
     Args:
         view: View that the picture's name says.

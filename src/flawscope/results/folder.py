@@ -198,7 +198,7 @@ class PictureWriter:
 def _folded(name: str) -> str:
     """Return a name without the differences that some file systems ignore.
 
-    These are case, and the Unicode form of letters with accents.
+    Such differences are case, and the Unicode form of letters with accents.
     """
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -216,8 +216,8 @@ def _shorten(name: str) -> str:
 def common_folder(paths: Sequence[Path]) -> Path | None:
     """Return the deepest folder that has all pictures in it, except those in the working folder.
 
-    It is the `root` for `PictureWriter`. The result is None if the pictures have only the root of a drive in
-    common, or all lie in the working folder.
+    The folder is the `root` for `PictureWriter`. The result is None if the pictures have only the root of a
+    drive in common, or all lie in the working folder.
     """
     working_folder = _absolute(Path())
     outer_folders = set()

@@ -285,8 +285,8 @@ class Prediction:
     def doubted_pixels(self) -> tuple[Pixels, ...]:
         """Rows and columns of the pixels, in and around each region of the map, that may be defective.
 
-        They are the connected pixels above `ScoreLevels.doubted` that hold the region. Several regions may
-        share them.
+        For each region, these are the connected pixels above `ScoreLevels.doubted` that hold the region.
+        Several regions may share such pixels.
         """
         labels, places = connected_parts(self.map > self.levels.doubted)
         region_labels = [labels[rows[0], columns[0]] for rows, columns in self.region_pixels]
@@ -294,7 +294,7 @@ class Prediction:
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
-        """The mask's 8-connected parts, largest peak first. They do not depend on `is_anomalous`."""
+        """The mask's 8-connected parts, largest peak first; good pictures may have some, too."""
         regions = []
         geometry = self.geometry
         scale_y, scale_x = geometry.scale
@@ -316,7 +316,7 @@ class Prediction:
 
     def _bound_region_sizes(self) -> list[Json]:
         """Return `bound_sizes` of each of `regions`; pixels that several regions share are measured once."""
-        bounds_by_place: dict[int, Json] = {}  # by the identity of the array of rows, which regions share
+        bounds_by_place: dict[int, Json] = {}  # `id` of an array of rows, which regions may share -> bounds
         for rows, columns in self.doubted_pixels:
             if id(rows) not in bounds_by_place:
                 bounds_by_place[id(rows)] = bound_sizes(rows, columns, self.geometry, self.size_bounds)

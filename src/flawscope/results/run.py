@@ -71,7 +71,7 @@ class WriteErrors:
     def __init__(self, say: Say):
         self.say = say
         self.counts = Counter[str]()
-        self._reported_errors: dict[str, set[str]] = {}  # by the kind of files
+        self._reported_errors: dict[str, set[str]] = {}  # kind of files -> texts of errors
         self._has_reported_full_disk = False
 
     @contextmanager

@@ -382,7 +382,7 @@ def _regions_by_part(
     inside_by_part = {number: without_edge(numbers == number) for number in parts}
     for doubted_pixels, region in zip(prediction.doubted_pixels, prediction.regions, strict=True):
         rows, columns = doubted_pixels
-        number = int(numbers[rows[0], columns[0]])  # of any pixel: all must have the same
+        number = int(numbers[rows[0], columns[0]])  # any pixel will do: all must have the same number
         if number not in regions_by_part or not inside_by_part[number][doubted_pixels].all():
             return None
         regions_by_part[number].append(region)

@@ -70,7 +70,7 @@ def import_openvino() -> ModuleType:
 def shared_core() -> openvino.Core:
     """Return OpenVINO's `Core`: a single object for the life of the process.
 
-    There must not be a second one. Each `Core` loads a CPU plugin that replaces this thread's stack for
+    There must not be a second `Core`. Each one loads a CPU plugin that replaces this thread's stack for
     signal handlers, and restores the former stack when it is unloaded. Of two plugins, the second restores
     the stack of the first, even if this stack was freed before because the first was unloaded earlier. The
     next signal, such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
@@ -153,7 +153,7 @@ class OpenVino(Engine):
             thread_count = threads or default_thread_count()
             lanes = 2 * thread_count if thread_count > 1 else 1
         parts = [model]
-        if hint == "bf16" and len(results) > 1:  # as in the export, only the features are in bf16
+        if hint == "bf16" and len(results) > 1:  # only the features are computed in bf16, as in the export
             parts = _split_network(model)
 
         def compile_parts(**further_options: str | int | bool) -> Compute:
@@ -241,7 +241,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
 
 def _find_features(model: openvino.Model) -> openvino.Output:
     """Return the output that contains the features; raise InputError unless there is exactly one."""
-    # without results, which repeat the names of the outputs that they return
+    # results are left out: they repeat the names of the outputs that they return
     operations = [operation for operation in model.get_ops() if operation.get_type_name() != "Result"]
     outputs = [output for operation in operations for output in operation.outputs()]
     features = [output for output in outputs if "features" in output.names]

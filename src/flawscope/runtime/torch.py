@@ -120,7 +120,8 @@ def _network_tensors(artefact: Artefact) -> dict[str, Tensor]:
 
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
     """Let sessions share the memory of parameters that come from the same array in their artefacts."""
-    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}  # by identity of the array, and type
+    # `id` of an array, and type of the parameter -> the first parameter that comes from the array
+    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}
     for session, artefact in zip(sessions, artefacts, strict=True):
         for name, parameter in session.model.state_dict(keep_vars=True).items():
             source = artefact.tensors.get(name)

@@ -260,7 +260,7 @@ def _cells(
         settings: Settings by method and category.
         shared: Values of the shared options. `minutes` is left out for methods that do not learn in steps.
     """
-    digests: dict[str, str] = {}  # of files and folders, by path
+    digests: dict[str, str] = {}  # path of a file or folder -> its digest
     data_digests = {}
     for category, dataset in datasets.items():
         data_digests[category] = _dataset_digest(dataset, digests)
@@ -378,7 +378,8 @@ def _cell_settings(
 ) -> CellSettings:
     """Return the settings of a method for a category, and the defects to learn from.
 
-    They come from the preset, the file, the options and --set; the later ones override the earlier ones.
+    The settings come from the preset, the file, the options and `--set`, of which each overrides the ones
+    before it.
 
     Args:
         method: The method.
@@ -468,7 +469,7 @@ def _digest(value: object) -> str:
 def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
     """Return the digest of a category: its pictures and masks, and the files that decide split or metrics.
 
-    It does not depend on where the folder lies.
+    The digest does not depend on where the folder lies.
 
     Args:
         dataset: The category.

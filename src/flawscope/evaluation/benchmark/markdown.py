@@ -229,7 +229,7 @@ def _format_published(source: Source, metric: str, group: Group) -> str:
 def _light_section(results: Results) -> str:
     """Return the table of false alarms and defects found in each light; empty without such results."""
     rows = []
-    light_names = dict[str, None]()  # in order, each once
+    light_names = dict[str, None]()  # the keys are an ordered set of names
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
         tables = []  # one for each seed, with a row for each light
         for document in results.documents(method, category):
@@ -354,7 +354,8 @@ def _changed_settings(method: str, settings: Facts) -> str:
     Seed and steps are left out: the tables have columns for them.
     """
     default = registry.method(base_method(method)).config()
-    defaults = json.loads(json.dumps(asdict(default)))  # as in a document: JSON has lists in place of tuples
+    # `settings` come from JSON, which has lists in place of tuples
+    defaults = json.loads(json.dumps(asdict(default)))
     changes = []
     for key, value in settings.items():
         if key not in ("seed", "steps") and value != defaults.get(key):

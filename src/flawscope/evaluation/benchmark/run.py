@@ -53,7 +53,7 @@ def run_grid(
             store.remove_work_folder(cell)
     on_update(report.results())
     waiting = [cell for cell in grid.cells if cell.name not in report.done]
-    running: dict[str, Cell] = {}  # by label
+    running: dict[str, Cell] = {}  # label -> cell
     try:
         while waiting or running:
             while waiting and len(running) < pool.most:
@@ -182,7 +182,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
     if device not in ("auto", "cpu") or may_find_gpu:
         return 1, "they share a graphics card"
     memory = system_memory()
-    available_bytes = GIB  # where the system does not say it
+    available_bytes = GIB  # a guess for systems that do not say it
     if memory is not None:
         _, available_bytes = memory
     by_threads = threads // FIT_THREADS

@@ -276,7 +276,7 @@ class Results:
 
         A missing category has the same rows, without figures.
         """
-        metrics = dict.fromkeys(METRICS)  # in order, each once
+        metrics = dict.fromkeys(METRICS)  # the keys are an ordered set of names
         for document in self.done.values():
             metrics |= dict.fromkeys(document["evaluation"]["metrics"])
         file = io.StringIO()

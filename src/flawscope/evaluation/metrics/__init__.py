@@ -63,7 +63,8 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the area under the ROC curve: the chance that an anomalous score beats a normal score.
 
-    A tie counts half. Exact (Mann-Whitney U over the number of pairs); NaN where only one class is present.
+    A tie counts half. The area is exact (Mann-Whitney U over the number of pairs), and NaN if only one class
+    is present.
 
     Args:
         labels: [N] bool or 0/1, 1 = anomalous.

@@ -311,7 +311,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
     best_threshold = math.nan
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
-        # of each distinct score: index of its first occurrence in the chunk, then the number of occurrences
+        # for each distinct score, the index of its first occurrence in the chunk, and how often it occurs
         first_indices = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
         multiplicity = np.diff(np.append(first_indices, scores.size))
         distinct_scores = scores[first_indices]
@@ -361,12 +361,12 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     piece_count = regions.starts.size
     if negatives == 0 or regions.count == 0:
         return math.nan
-    alarm_limit = limit * negatives  # as a number of false alarms, seldom whole
-    # of each piece: number of pixels whose segment ends before the limit
+    alarm_limit = limit * negatives  # the limit as a number of false alarms, seldom whole
+    # for each piece, the number of pixels whose segment ends before the limit
     found_counts = np.zeros(piece_count, dtype=np.int64)
-    # of each piece: sum of alarms_above + alarms_at of these pixels
+    # for each piece, the sum of `alarms_above + alarms_at` over these pixels
     end_sums = np.zeros(piece_count, dtype=np.int64)
-    # of each piece: number of pixels whose segment crosses the limit; all of them have the same score
+    # for each piece, the number of pixels whose segment crosses the limit; all of them have the same score
     crossing_counts = np.zeros(piece_count, dtype=np.int64)
     crossing_area = 0.0  # area that each crossing pixel adds before the limit, divided by the limit
     for start in range(0, counted.scores.size, CHUNK):

@@ -189,7 +189,7 @@ def au_spro(
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
     """Return the saturation of a region in pixels, from its entry in LOCO's `defects_config.json`.
 
-    It is at most the area.
+    The saturation is at most the area.
 
     Args:
         area: Pixels of the region.

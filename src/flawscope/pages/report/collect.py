@@ -125,7 +125,7 @@ def compute_figures(
         intervals |= pixel_intervals(counts)
     plots = _curve_plots(is_defective, scores, is_called, counts)
     plots["scores"] = _histogram_plot(rows, calibration)
-    index_by_path = {}  # by which the cards of parts link to pictures
+    index_by_path = {}  # the cards of parts link to pictures by these indices
     if result.parts:
         index_by_path = {str(picture.prediction.path): index for index, picture in enumerate(result.pictures)}
     return Figures(
@@ -167,7 +167,7 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
 def _alignment_row(name: str, errors: Array) -> tuple[str | int, ...]:
     """Return the cells of a group of pictures: its name, and texts on the alignment.
 
-    These are the number of pictures in which a part was found, the number of the other pictures, and the
+    The texts are the number of pictures in which a part was found, the number of the other pictures, and the
     median, the 95 % quantile and the largest of the errors.
     """
     found_errors = errors[np.isfinite(errors)]
@@ -191,7 +191,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
     kind = printable(item.kind)
     truth = "defective" if item.anomalous else "good"
     result = outcome(item.anomalous, prediction.is_anomalous)
-    distance = abs(prediction.severity)  # from the score threshold
+    distance = abs(prediction.severity)  # distance from the score threshold
     facts = [
         ("Result", result),
         ("Decision", prediction.decision),

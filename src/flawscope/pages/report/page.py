@@ -224,7 +224,7 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
         spaced = np.geomspace(1, last_rank, MAX_POINTS).round().astype(int)
         ranks = sorted(set(spaced.tolist()))
     calibration_by_threshold: dict[float, Calibration] = {}
-    for rank in reversed(ranks):  # of equal thresholds, the one of the lowest rate stays
+    for rank in reversed(ranks):  # the lowest rate comes last, and stays where thresholds are equal
         if rank < denominator:
             changed_calibration = calibration.with_rate(rank / denominator)
             calibration_by_threshold[changed_calibration.score_threshold] = changed_calibration
@@ -282,7 +282,7 @@ def _interval_text(interval: tuple[float, float] | None) -> str:
 def step_path(shares: Sequence[float]) -> str:
     """Return the SVG path of shares 0..1 over the slider's positions.
 
-    It fills a square with sides of 100; a share of 0 is at the bottom.
+    The path fills a square with sides of 100; a share of 0 is at the bottom.
     """
     xs = np.linspace(0, 100, len(shares))
     points = [f"{x:.2f} {100 - 100 * share:.2f}" for x, share in zip(xs, shares, strict=True)]

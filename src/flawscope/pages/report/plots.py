@@ -186,7 +186,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
 
 
 def _measured_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
-    """Return the rates that were measured (not None), and their rows; None: none was measured."""
+    """Return the rates that were measured (not None), and their rows; None if no rate was measured."""
     points = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
     if not points:
         return None

@@ -102,7 +102,8 @@ def thumbnails(
             return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
         # `size` also counts the picture that did not fit any more
         counted = len(thumbnails_in_order) + 1
-        expected_size = size * len(order) / counted  # of all pictures; it grows with the square of the side
+        # size of all pictures, which grows with the square of the side
+        expected_size = size * len(order) / counted
         side = max(MIN_SIDE, int(SIZE_MARGIN * side * math.sqrt(PAGE_BYTES / expected_size)))
 
 
