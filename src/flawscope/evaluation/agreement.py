@@ -224,7 +224,7 @@ def _average_over_pairs(decisions: Flags) -> float | None:
 
 
 def _average(kappas: Sequence[float | None]) -> float | None:
-    """Return the mean of kappas; None without any, or where one of them is None."""
+    """Return the mean of kappas; None if there are no kappas, or if one of them is None."""
     values = [kappa for kappa in kappas if kappa is not None]
     has_undefined = len(values) < len(kappas)
     if not values or has_undefined:
@@ -290,7 +290,7 @@ def fleiss_kappa(counts: Array) -> float | None:
 def grade(name: str, rate: float) -> str:
     """Grade a rate, one of `LIMITS`, by AIAG's limits: acceptable, marginal or unacceptable."""
     acceptable, marginal = LIMITS[name]
-    sign = 1 if acceptable < marginal else -1  # -1 turns effectiveness, where higher is better, around
+    sign = 1 if acceptable < marginal else -1  # -1 for effectiveness, where higher is better
     if sign * rate <= sign * acceptable:
         return ACCEPTABLE
     return MARGINAL if sign * rate <= sign * marginal else UNACCEPTABLE

@@ -304,7 +304,7 @@ class Evaluation:
     @cached_property
     def decided(self) -> list[Decided]:
         """Decisions with the truth: on parts if the model decides on parts, else on pictures."""
-        if self.judged_parts:  # before `pictures`, whose maps would be read from the file
+        if self.judged_parts:  # asked first, because `pictures` would read all maps from the file
             return decided_on((), self.judged_parts)
         return decided_on(((picture.item, picture.prediction) for picture in self.pictures), ())
 

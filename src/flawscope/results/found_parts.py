@@ -70,11 +70,11 @@ class FoundParts:
         """
         if self.wrong:
             return (wrong_count(self.wrong, p_value),)
-        numbers = [str(part.part_index) for part in self.parts if part.is_anomalous]
-        if not numbers:
+        part_numbers = [str(part.part_index) for part in self.parts if part.is_anomalous]
+        if not part_numbers:
             return ()
-        more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
-        words = f"part {', '.join(numbers[:MAX_NAMED])}{more} of {len(self.parts)}"
+        more = f" and {len(part_numbers) - MAX_NAMED} more" if len(part_numbers) > MAX_NAMED else ""
+        words = f"part {', '.join(part_numbers[:MAX_NAMED])}{more} of {len(self.parts)}"
         return (anomalous_parts(words),)
 
     def squares(self) -> list[drawing.Square]:

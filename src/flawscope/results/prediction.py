@@ -300,15 +300,15 @@ class Prediction:
         scale_y, scale_x = geometry.scale
         has_bounds = geometry.mm_per_pixel is not None and bool(self._peaks)
         bounds = self._bound_region_sizes() if has_bounds else None
-        for number, (peak, (rows, columns)) in enumerate(self._peaks):
+        for index, (peak, (rows, columns)) in enumerate(self._peaks):
             map_y = float(rows.mean()) + 0.5  # + 0.5: pixel i reaches from i to i + 1
             map_x = float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((map_x, map_y, map_x, map_y))
             facts = measure_region(rows, columns, geometry)
             if self.region_kinds:
-                facts |= self.region_kinds[number]._asdict()
+                facts |= self.region_kinds[index]._asdict()
             if bounds is not None:
-                facts |= bounds[number]
+                facts |= bounds[index]
             box = geometry.box_around(rows, columns)
             area = float(len(rows) / (scale_y * scale_x))
             regions.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))

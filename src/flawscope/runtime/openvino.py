@@ -159,9 +159,9 @@ class OpenVino(Engine):
         def compile_parts(**further_options: str | int | bool) -> Compute:
             """Compile the network's parts; all but the first compute in fp32."""
             compiled: list[openvino.CompiledModel] = []
-            for number, part in enumerate(parts):
+            for index, part in enumerate(parts):
                 part_options = options | further_options
-                if number > 0:
+                if index > 0:
                     part_options["INFERENCE_PRECISION_HINT"] = "f32"
                 compiled.append(core.compile_model(part, device_name, part_options))
             return partial(_run_parts, compiled, results)

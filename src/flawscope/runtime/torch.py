@@ -92,13 +92,14 @@ class TorchSession:
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the differences `[B, C, h, w]` float32 between images `[B, 3, H, W]` and good images."""
-        with workers(self.device) as map_in_threads:  # on a CPU by one thread; other calls use the others
-            [cells] = map_in_threads(self.model.residuals, [torch.from_numpy(images).to(self.device)])
-        return np.asarray(cells.float().cpu().numpy())
+        with workers(self.device) as map_in_threads:  # on a CPU, this takes one thread
+            [differences] = map_in_threads(self.model.residuals, [torch.from_numpy(images).to(self.device)])
+        return np.asarray(differences.float().cpu().numpy())
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
         """Return a `run` of the model as it would be without the training pictures of a unit."""
-        if self._leave_out is None or self._leave_out[0] is not artefact:  # made for another artefact
+        # a `LeaveOut` is made for each artefact, and kept until another artefact comes
+        if self._leave_out is None or self._leave_out[0] is not artefact:
             learnt = learnt_units(artefact.manifest.pictures).values()
             self._leave_out = artefact, LeaveOut(self.model, learnt, _network_tensors(artefact))
         _, leave_out = self._leave_out

@@ -290,7 +290,7 @@ class CellStore:
     def read_cell(self, cell: Cell) -> Json | None:
         """Read the document of a finished cell.
 
-        The result is None if the cell is not done, or the document is of another version or of other settings.
+        The result is None if the cell is not done, or the document is of another version or other settings.
         """
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell_path(cell).read_text(encoding="utf-8"))

@@ -411,11 +411,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: i
             to the right.
     """
     columns = []
-    for number, title in enumerate(header):
-        texts = [title, *(row[number] for row in rows)]
+    for column_index, title in enumerate(header):
+        texts = [title, *(row[column_index] for row in rows)]
         cells = [text.replace("|", "\\|") for text in texts]
         width = max(3, *(len(cell) for cell in cells))  # Markdown needs three dashes
-        if number < text_columns:
+        if column_index < text_columns:
             padded = [cell.ljust(width) for cell in cells]
             rule = "-" * width
         else:
