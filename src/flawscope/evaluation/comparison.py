@@ -168,7 +168,7 @@ class Comparison:
     def changed(self) -> tuple[Pair, ...]:
         """Pairs in which the models decide differently.
 
-        Those where b is wrong come first; among them, those whose severities differ most.
+        Pairs where b is wrong come first, then larger differences of severity before smaller ones.
         """
 
         def order(pair: Pair) -> tuple[bool, float]:  # False comes first

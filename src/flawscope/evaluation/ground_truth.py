@@ -47,7 +47,7 @@ def shrink_mask(
     height, width = truth.shape
     number_map, region_count = label(visible, structure=np.ones((3, 3)))
     numbers_left = np.unique(geometry.inverse().warp_labels(number_map))
-    # 0, the background, is no region
+    # the background, which has the number 0, is not counted
     lost_count = region_count - int(np.count_nonzero(numbers_left))
     if lost_count == region_count:
         for number, (rows, columns) in enumerate(find_objects(number_map), start=1):

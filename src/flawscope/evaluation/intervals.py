@@ -87,7 +87,7 @@ def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
         return Interval(low, high, "DeLong, logit scale")
     if area in (0.0, 1.0):
         pairs = int(min(anomalous.sum(), (~anomalous).sum()))
-        correct_pairs = round(area * pairs)  # all or none
+        correct_pairs = round(area * pairs)  # either all pairs or none
         low, high = metrics.confidence_interval_rate(correct_pairs, pairs)
         return Interval(low, high, f"exact, {pluralize(pairs, 'separate pair')}")
     return None

@@ -198,7 +198,7 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
 
 
 def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials with each appraiser's name as it is first spelled: Ann and ann are one person."""
+    """Return the trials with one spelling of each appraiser's name, the first: Ann and ann are one person."""
     first_spellings: dict[str, str] = {}
     spelled_trials = []
     for trial in trials:

@@ -45,7 +45,7 @@ def leave_out_learnt_parts(
             pixels = preprocess.decode(item.path)
             shown = pixels
             if preprocess.channels is not None:
-                shown = next(preprocess.channels.split(pixels))  # the first picture of several
+                shown = next(preprocess.channels.split(pixels))  # the first of several pictures
             looks[item] = Look.of(shown)
             if pixel_hash(pixels) in learnt:
                 learnt_items.add(item)

@@ -107,7 +107,7 @@ class ExportPictures:
         differ from picture to picture. For a picture that cannot be read, a line is added to `failures`.
 
         Yields:
-            Of each picture, the function that gives views by their numbers, and the chosen numbers.
+            For each picture, a function that returns views by their numbers, and the numbers of chosen views.
         """
         preprocess = self.artefact.manifest.preprocess
         min_views = 1 if preprocess.tile is None else 2  # the whole view of a picture, and a tile
@@ -338,7 +338,7 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
     new_rows = [table.rows[number] for number in new_numbers]
     units = units_of(new_rows, manifest.pictures, part_of=stored_part_reader(manifest))
     for index, number in enumerate(new_numbers):
-        original = units.copies.get(index)  # the picture of which it is a near-duplicate
+        original = units.copies.get(index)  # the picture that the new one nearly duplicates
         if original is None or not original.learnt:
             rows[number] = units.rows[index]  # the row with its unit
     return dict(sorted(rows.items()))

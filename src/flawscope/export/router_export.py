@@ -115,7 +115,7 @@ def _export_recognition(recognition: DescriptorModel, threads: int | None) -> De
     graph = onnx_graph.trace_module(network, example, ["descriptors"]).SerializeToString()
     images = [unpack_images(packed) for packed in recognition.samples.values()]
     rng = np.random.default_rng(0)
-    images.append(rng.random((1, 3, *network.size), np.float32))  # for models without samples
+    images.append(rng.random((1, 3, *network.size), np.float32))  # noise, for models without samples
     images += [add_defect(product_images[:1], rng) for product_images in images]
     describe_by_torch = Describing(network)
     recogniser = Recogniser(recognition.known)

@@ -181,7 +181,8 @@ def contour(
     rim_pixels &= ~line_pixels
     line_pixels &= ~inside
     # At the picture's border there is no room outside: there the line lies on the mask.
-    near_border = []  # whether each row of the window is near the picture's border; then the same for columns
+    # for each row of the window, whether it is near the picture's border; then the same for each column
+    near_border = []
     for length, span in zip(size, window, strict=True):
         indices = np.arange(length)
         border_distances = np.minimum(indices, length - 1 - indices)
@@ -348,6 +349,7 @@ def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     from scipy import ndimage
 
     rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]
+    # 0.92 is the cosine of 23°, 0.39 its sine
     board_x = columns * 0.92 - rows * 0.39
     board_y = columns * 0.39 + rows * 0.92
     drawn = np.asarray((np.floor(board_x / length) + np.floor(board_y / length)) % 2 == 0)

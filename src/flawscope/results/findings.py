@@ -99,7 +99,7 @@ class Decision(NamedTuple):
     def after(self, findings: Sequence[Finding]) -> Decision:
         """Return the decision after these findings: anomalous if one of them decides, else as before.
 
-        The p-value is then the smallest of the decision's and the deciding findings'.
+        If one decides, the p-value is the smallest of the decision's own and those of the deciding findings.
         """
         deciding = [finding for finding in findings if finding.decides]
         if not deciding:

@@ -635,7 +635,7 @@ class MismatchDetector:
                 f"whole ({describe_shifts(far_shifts)}), {self.anomalous} of {self.count} are anomalous: "
                 f"{remedy}"
             )
-        is_expected = self.false_alarm_rate > MAJORITY  # even of good pictures most would be anomalous
+        is_expected = self.false_alarm_rate > MAJORITY  # most good pictures would be anomalous, too
         if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or is_expected:
             return ""
         return self._too_many_warning()

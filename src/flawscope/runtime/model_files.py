@@ -220,7 +220,7 @@ def read(path: Path) -> StoredModel:
         InputError: The file is missing, damaged or no model; one line names the fault.
     """
     if not is_router(path):
-        return StoredModel(ModelMapping.of(read_one(path)), {"": path})
+        return StoredModel(ModelMapping.of(read_one(path)), {"": path})  # "": the name of a single product
     with _opened(path) as (document, store):
         products = {name: store.read_model(row) for name, row in _rows(document).items()}
         views = parse_views(document)

@@ -187,12 +187,15 @@ def _exceeds_32_bits(data: Buffer, begin: int, end: int) -> bool:
 
 
 def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yield the fields of a message (`Field`); raise ValueError if the data are no message.
+    """Yield each field of a message: its number, where it begins, where its content begins, where it ends.
 
     Args:
         data: Bytes that contain the message.
         begin: Where the message begins in `data`.
         end: Where the message ends in `data`; None: at the end of `data`.
+
+    Raises:
+        ValueError: The data are no message.
     """
     end = len(data) if end is None else end
     for _ in range(MAX_FIELDS):

@@ -35,7 +35,7 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Keep OpenVINO's packages, if they are imported in this block, from sending data.
+    """Keep OpenVINO's packages that are imported in this block from sending data.
 
     Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
     folder. It uses the package openvino_telemetry for this, and works without that package. In this block,
@@ -182,7 +182,7 @@ class OpenVino(Engine):
 
 
 def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Return the part of a network that computes `RESIDUALS`, None if it has none, and all the rest."""
+    """Return two parts of a network: what computes `RESIDUALS`, None if nothing does, and the rest."""
     ov = import_openvino()
     residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not residuals:

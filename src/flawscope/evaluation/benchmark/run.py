@@ -262,7 +262,7 @@ class Processes:
         self.step = step
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self.environment = {**os.environ, **dict.fromkeys(variables, str(threads))}
-        self.waiters = ThreadPoolExecutor(max_started)  # one for each process
+        self.waiters = ThreadPoolExecutor(max_started)  # a thread for each process waits for its end
         self.running: dict[Future[object], str] = {}  # label of each call
         self.processes: list[Popen[bytes]] = []
         self.stopped = False
@@ -322,7 +322,7 @@ def child_main() -> None:
     """Run a call in a child process: read it from stdin, write its progress and its result to stdout."""
     function, arguments = pickle.load(sys.stdin.buffer)
     to_parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
-    os.dup2(2, 1)  # libraries that print to stdout write to stderr
+    os.dup2(2, 1)  # what libraries print to stdout goes to stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def send(message: object, is_result: bool = False) -> None:

@@ -324,7 +324,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         # scores equal to the first of this chunk may stand in an earlier chunk
         hits[0] = positives - int(np.searchsorted(counted.scores, distinct_scores[0], side="left"))
         flagged = hits + (negatives - below)
-        # AP = sum over thresholds of (recall step) x precision; recall steps only at anomalous scores
+        # AP = sum over thresholds of (rise of recall) x precision; recall rises only at anomalous scores
         precision_sums.append(float((multiplicity * (hits / flagged)).sum()))
         # F1 = 2 TP / (flagged + positives) is best at an anomalous score, too
         f1 = 2 * hits / (flagged + positives)

@@ -257,8 +257,8 @@ def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     alarms = int((good > threshold).sum())
     missed_range = metrics.confidence_interval_rate(missed, bad.size) if bad.size else None
     alarm_range = metrics.confidence_interval_rate(alarms, good.size) if good.size else None
-    # In percent, rounded up to three decimals, so that the option never gives a lower rate. Without 1e-6,
-    # floating-point errors would round up a rate that has three decimals already.
+    # The percentage is rounded up to three decimals, so that the option never gives a lower rate. Without
+    # 1e-6, floating-point errors would round up a percentage that has three decimals already.
     rounded_percentage = np.ceil(1e5 * rate - 1e-6) / 1e3
     return {
         "rate": rate if calibration.promised else None,
