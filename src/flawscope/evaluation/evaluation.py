@@ -476,7 +476,7 @@ def _segmentation_f1(
 ) -> float:
     """Return the F1 over the pixels of all pictures together; NaN without pixels of both classes.
 
-    It is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
+    This F1 is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
 
     Args:
         predicted_masks: [H, W] of each picture, pixels that the model calls defective.

@@ -116,7 +116,7 @@ class PictureStore:
             offset = self._file.seek(0, os.SEEK_END)
             # the bytes of the map, not copied
             unwritten = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
-            while unwritten:  # an unbuffered file may write a part
+            while unwritten:  # an unbuffered file may write only some of the bytes
                 count = self._file.write(unwritten)
                 unwritten = unwritten[count:]
         except OSError as error:
@@ -379,7 +379,7 @@ class Evaluation:
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table with a row for each test picture, including pictures that did not count.
 
-        Its columns are path, kind, defective, and the columns of `results.csv`.
+        The table's columns are path, kind, defective, and the columns of `results.csv`.
 
         Raises:
             InputError: pandas is missing.

@@ -189,9 +189,9 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
     parts = sorted(truth, key=natural_key)
     _check_complete(by_key, trial_names, parts)
     decisions = {}
-    for appraiser, names in trial_names.items():
+    for appraiser, own_trials in trial_names.items():
         # a row for each part, a column for each trial
-        rows = [[by_key[appraiser, trial, part].defective for trial in names] for part in parts]
+        rows = [[by_key[appraiser, trial, part].defective for trial in own_trials] for part in parts]
         decisions[appraiser] = np.array(rows)
     defective = np.array([truth[part] for part in parts])
     return Study(tuple(parts), defective, decisions)

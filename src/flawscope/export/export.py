@@ -70,8 +70,8 @@ def export(
     Raises:
         InputError: A package is missing, there are no pictures to compare or calibrate on, or `model` is
             no fitted model.
-        FlawscopeError: torch cannot export it, or an engine differs beyond the certificate's tolerance. No
-            file is written then.
+        FlawscopeError: torch cannot export the model, or an engine differs beyond the certificate's
+            tolerance. No file is written then.
     """
     artefact = model if isinstance(model, Artefact) else model_file.read(model)
     path = files.check_writable(out)

@@ -78,7 +78,7 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
 
     Raises:
         InputError: The model is larger than an .onnx file can be.
-        FlawscopeError: torch cannot export it.
+        FlawscopeError: torch cannot export the model.
     """
     prepare_trace(model)
     tensors = [*model.parameters(), *model.buffers()]
@@ -137,7 +137,7 @@ def trace_module(
         translations: ONNX functions for operators of torch that the exporter does not know.
 
     Raises:
-        FlawscopeError: torch cannot export it.
+        FlawscopeError: torch cannot export the model.
     """
     batch = torch.export.Dim("batch", min=1)
     try:

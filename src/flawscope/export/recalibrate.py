@@ -330,10 +330,10 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
     rows = dict[int, Picture]()
     new_numbers = list[int]()
     for number in table.distinct():
-        digest = table.rows[number].hash
-        if digest in scored_rows:
-            rows[number] = scored_rows[digest]
-        elif digest not in learnt_hashes:
+        picture_hash = table.rows[number].hash
+        if picture_hash in scored_rows:
+            rows[number] = scored_rows[picture_hash]
+        elif picture_hash not in learnt_hashes:
             new_numbers.append(number)
     new_rows = [table.rows[number] for number in new_numbers]
     units = units_of(new_rows, manifest.pictures, part_of=stored_part_reader(manifest))

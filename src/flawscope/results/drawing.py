@@ -219,7 +219,7 @@ class Square(NamedTuple):
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
     """Return a copy of the picture [H, W, 3] with squares and their texts.
 
-    A dot marks the first corner. It shows how the part is turned, and whether it is mirrored.
+    A dot at the first corner shows how the part is turned, and whether the part is mirrored.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
@@ -233,7 +233,7 @@ def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
         x, y = points[0]
         radius = 3 * width + 1
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=TEXT, width=width)
-    for corners, text, colour in squares:  # texts last: above all lines
+    for corners, text, colour in squares:  # texts are drawn last, above all lines
         if not text:
             continue
         padded_text = f" {text} "

@@ -139,7 +139,7 @@ def wrong_count(words: str, p_value: float | None) -> Finding:
 
     Args:
         words: Words on the difference.
-        p_value: Share of good pictures in which a number is wrong; None: it is not known.
+        p_value: Share of good pictures with a wrong number of parts or objects; None: it is not known.
     """
     return Finding(COUNT_WRONG, words, p_value, decides=True)
 

@@ -66,7 +66,7 @@ class FoundParts:
         The result is empty if all is right.
 
         Args:
-            p_value: Share of good pictures in which a number is wrong; None: it is not known.
+            p_value: Share of good pictures with a wrong number of parts or objects; None: it is not known.
         """
         if self.wrong:
             return (wrong_count(self.wrong, p_value),)

@@ -533,7 +533,7 @@ def _check_keys(data: object, valid_keys: Sequence[str], place: str) -> Json:
 
     Args:
         data: Parsed YAML.
-        valid_keys: Keys that it may have.
+        valid_keys: Keys that the mapping may have.
         place: Where the data is from, for errors.
 
     Raises:

@@ -207,7 +207,7 @@ def _build_entries(artefact: Artefact, network_digest: str) -> dict[str, str]:
     manifest = artefact.manifest
     sample_entries = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
     has_samples = bool(sample_entries & tensor_texts.keys())
-    if not has_samples:  # a self-test would have no pictures
+    if not has_samples:  # a self-test is impossible: its other data are left out, too
         manifest = replace(manifest, samples=())
         tensor_texts.pop(f"{METADATA_KEY}.sample_maps", None)
     manifest_text = json.dumps(manifest.to_dict(), allow_nan=False)

@@ -38,7 +38,7 @@ def without_telemetry() -> Iterator[None]:
     """Keep OpenVINO's packages that are imported in this block from sending data.
 
     Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
-    folder. It uses the package openvino_telemetry for this, and works without that package. In this block,
+    folder. The import uses the package openvino_telemetry for this, and works without it. In this block,
     openvino_telemetry looks as if it were not installed.
     """
     name = "openvino_telemetry"
@@ -71,9 +71,9 @@ def shared_core() -> openvino.Core:
     """Return OpenVINO's `Core`: a single object for the life of the process.
 
     There must not be a second `Core`. Each one loads a CPU plugin that replaces this thread's stack for
-    signal handlers, and restores the former stack when it is unloaded. Of two plugins, the second restores
-    the stack of the first, even if this stack was freed before because the first was unloaded earlier. The
-    next signal, such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
+    signal handlers, and restores the former stack when it is unloaded. If the first of two plugins is
+    unloaded first, its stack is freed, and later the second plugin restores that freed stack. The next
+    signal, such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
 
     The core has run once before it is returned. If several threads ran it for the first time at once, they
     could deadlock: one thread holds Python's lock while it waits for the binding's first import of numpy, and

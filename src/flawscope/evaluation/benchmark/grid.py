@@ -482,7 +482,7 @@ def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
     table = realiad_table(root)
     if table is not None:
         paths.append(table)
-    with ThreadPoolExecutor(4) as pool:  # while a thread hashes, others run
+    with ThreadPoolExecutor(4) as pool:  # hashing releases Python's lock
         file_digests = list(pool.map(lambda path: _file_digest(path, digests), paths))
     names = (Path(os.path.relpath(path, root)).as_posix() for path in paths)
     return _digest(sorted(zip(names, file_digests, strict=True)))

@@ -280,8 +280,8 @@ def _mean_costs(documents: Sequence[Json]) -> list[str]:
     def mean_text(name: str, show: Callable[[float], str]) -> str:
         """Return the mean of the cost `name`, formatted by `show`; empty where no cell has it."""
         values = [cost[name] for cost in costs]
-        numbers = [value for value in values if value is not None]
-        return show(statistics.fmean(numbers)) if numbers else ""
+        known_values = [value for value in values if value is not None]
+        return show(statistics.fmean(known_values)) if known_values else ""
 
     peak = statistics.fmean(document["peak_memory"] / GIB for document in documents)
     return [

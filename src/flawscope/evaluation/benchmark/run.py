@@ -182,7 +182,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
     if device not in ("auto", "cpu") or may_find_gpu:
         return 1, "they share a graphics card"
     memory = system_memory()
-    available_bytes = GIB  # a guess for systems that do not say it
+    available_bytes = GIB  # a guess for systems that do not say how much memory is free
     if memory is not None:
         _, available_bytes = memory
     by_threads = threads // FIT_THREADS

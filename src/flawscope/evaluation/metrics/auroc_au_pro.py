@@ -42,7 +42,7 @@ def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
     """Return `flags` as [N] bool.
 
     Raises:
-        InputError: They have another shape, or values other than False, True, 0 and 1.
+        InputError: The flags have another shape, or values other than False, True, 0 and 1.
     """
     array = np.asarray(flags)
     if array.ndim != 1:
@@ -62,7 +62,7 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
     """Return `scores` as [N] float64.
 
     Raises:
-        InputError: Their number differs from that of the labels, or a score is complex or NaN.
+        InputError: There are more or fewer scores than labels, or a score is complex or NaN.
     """
     array = np.asarray(scores)
     if np.iscomplexobj(array):
@@ -115,7 +115,7 @@ def _check_map(array: ArrayLike, name: str) -> Array:
     """Return a map [H, W] of real numbers as an array.
 
     Raises:
-        InputError: It has another shape, or other values.
+        InputError: The map has another shape, or other values.
     """
     values = np.asarray(array)
     if values.ndim != 2:
@@ -234,8 +234,8 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
-    # number of the piece that each score belongs to, in the order of the sorted scores
     piece_sizes = np.diff(np.append(regions.starts, scores.size))
+    # number of the piece that each score belongs to, in the order of the sorted scores
     piece_of_score = np.repeat(np.arange(piece_sizes.size, dtype=np.uint32), piece_sizes)[order]
     del order  # frees 8 bytes for each score
     below = np.zeros(scores.size, np.int64)
@@ -299,7 +299,7 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
 def rank_metrics(counted: RankCounts) -> ImageMetrics:
     """Compute AUROC, AP and the best F1.
 
-    All are NaN without an anomalous or without a normal score.
+    All values are NaN if there is no anomalous or no normal score.
     """
     positives = counted.scores.size
     negatives = counted.negatives
@@ -317,7 +317,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         distinct_scores = scores[first_indices]
         below = counted.below[start + first_indices]
         up_to = counted.up_to[start + first_indices]
-        # normal scores below count twice, equal ones once
+        # `below + up_to` counts lower normal scores twice, equal ones once
         twice_u += int(((below + up_to) * multiplicity).sum())
         # true positives of the threshold "score >= distinct score"
         hits = positives - (start + first_indices)

@@ -144,7 +144,7 @@ def truth_layers(
     Args:
         picture: [H, W] or [H, W, C], the picture.
         masks: Masks of the picture's defects.
-        side: Side of a square of the same area, in pixels.
+        side: Side, in pixels, of a square with the area of the layers.
         levels: Levels of a picture with more than 8 bits; None: the picture's own (`to_eight_bits`).
     """
     photo = _fit_area(to_eight_bits(picture, levels), side)
@@ -192,7 +192,7 @@ def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image
     on_black = draw(np.zeros((*size, 3), np.uint8))
     on_white = draw(np.full((*size, 3), 255, np.uint8))
     keep = on_white.astype(np.int16) - on_black
-    alpha = 255 - keep.max(axis=2)  # one for all channels
+    alpha = 255 - keep.max(axis=2)  # one alpha for all channels
     colour = on_black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]  # added = alpha * colour
     rgba = np.concatenate([np.clip(np.round(colour), 0, 255), alpha[..., None]], axis=2)
     return Image.fromarray(rgba.astype(np.uint8))
