@@ -55,8 +55,8 @@ class Share:
         """Return the share of decisions for which the flag is set.
 
         The interval begins at the lower bound for parts with the flag in every trial. It ends at the upper
-        bound for parts with the flag in at least one trial. With one trial it is the exact interval (Clopper
-        and Pearson).
+        bound for parts with the flag in at least one trial. With one trial, the two bounds make the exact
+        interval (Clopper and Pearson).
 
         Args:
             flags: [N, R], decisions on N parts in R trials.

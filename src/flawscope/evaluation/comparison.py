@@ -512,7 +512,7 @@ def _interval(
 def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Return the pixel metrics of every resample by their names, [B] each.
 
-    They are computed for each model by itself, as map sizes and thresholds differ. The result is empty if
+    Each model has its own, as map sizes and thresholds differ between models. The result is empty if
     fewer than two pictures have a region.
 
     Args:

@@ -52,7 +52,7 @@ def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
     if min(defective.size, good.size) < 2:
         return math.nan, math.nan
     defective_placements = _share_below(good, defective)
-    good_placements = 1 - _share_below(defective, good)  # ranked correctly: the defective ones above
+    good_placements = 1 - _share_below(defective, good)  # defective pictures rank correctly above it
     variance = defective_placements.var(ddof=1) / defective.size + good_placements.var(ddof=1) / good.size
     return float(defective_placements.mean()), float(variance)
 

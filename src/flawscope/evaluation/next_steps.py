@@ -168,7 +168,7 @@ def _pose_kind_needed(pictures: Sequence[PictureSource]) -> PoseKind | None:
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     """Return the name of the good picture that alone sets the threshold, and the threshold without it.
 
-    Where no single picture sets the threshold: an empty name and infinity.
+    If no single picture sets the threshold, the result is an empty name and infinity.
     """
     calibration = manifest.calibration
     if not calibration.promised or stored_part_pattern(manifest) is not None:

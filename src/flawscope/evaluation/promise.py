@@ -141,8 +141,8 @@ def _reasons(
 def _unit_numbers(predictor: Predictor, looks: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
     """Return for each picture the number of its unit.
 
-    Pictures of one part are one unit, and so are near-duplicates. The model has the rule that finds the part
-    in a picture's name.
+    Pictures of one part are one unit, and so are near-duplicates. The model's rule finds the part in a
+    picture's name.
     """
     collector = predictor.parts()
     if collector is None:

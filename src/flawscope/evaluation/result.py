@@ -406,8 +406,8 @@ class Evaluation:
         if au_pro is not None:
             au_pro_text = f"AU-PRO {au_pro:.4f}"
             if self.without_mask:
-                masked = self.masks["pictures"]
-                au_pro_text += f" of {masked} of {masked + self.without_mask} defective pictures"
+                with_mask = self.masks["pictures"]
+                au_pro_text += f" of {with_mask} of {with_mask + self.without_mask} defective pictures"
             parts.append(au_pro_text)
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 

@@ -197,7 +197,7 @@ def _strip_source_notes(proto: ModelProto) -> None:
             for entry in entries:
                 entry.ClearField("doc_string")
                 entry.ClearField("metadata_props")
-        for node in graph.node:
+        for node in graph.node:  # a node may hold graphs, such as the branches of an If
             graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 

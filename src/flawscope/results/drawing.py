@@ -233,7 +233,7 @@ def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
         x, y = points[0]
         radius = 3 * width + 1
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=TEXT, width=width)
-    for corners, text, colour in squares:  # texts are drawn last, above all lines
+    for corners, text, colour in squares:  # texts come last, above all lines
         if not text:
             continue
         padded_text = f" {text} "

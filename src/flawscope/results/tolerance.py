@@ -186,12 +186,12 @@ class Tolerances:
         """
         try:
             content = path.read_bytes()
-            data = load_yaml(decode_text(content))
+            document = load_yaml(decode_text(content))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; name a file of tolerances") from None
         except ValueError as error:
             raise InputError(f"{path} is not YAML: {error}; mend it") from None
-        return cls._parse(data, content, path)
+        return cls._parse(document, content, path)
 
     @classmethod
     def _parse(cls, document: object, content: bytes, path: Path) -> Tolerances:

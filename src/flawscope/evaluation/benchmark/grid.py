@@ -529,7 +529,7 @@ def _path_identity(value: object, digests: dict[str, str]) -> object:
 def _folder_digest(path: Path, digests: dict[str, str]) -> str:
     """Return the digest of the files in a folder.
 
-    If there are more than `MAX_HASHED_FILES`, it is the digest of their names and sizes only.
+    If there are more than `MAX_HASHED_FILES`, the digest is of the files' names and sizes only.
     """
     files = list(walk_files(path))
     is_small = len(files) <= MAX_HASHED_FILES

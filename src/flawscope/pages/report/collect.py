@@ -363,7 +363,7 @@ def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
     """Return false-positive rate, recall and precision, [K] each, for K distinct scores, the largest first.
 
-    These are the values if all pictures with at least this score are called anomalous.
+    Each value holds if all pictures with at least this score are called anomalous.
     """
     order = np.argsort(-scores, kind="stable")
     # equal scores are called together: only the counts after the last of them are kept
