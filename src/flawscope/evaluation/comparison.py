@@ -334,7 +334,7 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
         InputError: The models decide on different parts.
     """
     first_decided, second_decided = first.decided, second.decided
-    # where only one model decides on parts, both are compared on its parts
+    # if only one model decides on parts, both models are compared on the parts of that model
     if first.parts and not second.parts:
         second_decided = _decided_by_pictures(second, first.judged_parts)
     elif second.parts and not first.parts:
@@ -400,8 +400,8 @@ def _values(
     Args:
         evaluation: Evaluation of the model.
         anomalous: [N], whether each picture or part is defective.
-        decisions: [N], whether the model calls it anomalous.
-        scores: [N], the model's score of it.
+        decisions: [N], whether the model calls each anomalous.
+        scores: [N], the model's score of each.
     """
     rates = {name: float(decisions[members].mean()) for name, members in _groups(anomalous).items()}
     image = image_metrics(anomalous, scores)

@@ -247,11 +247,11 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
         sorted_names[appraiser] = sorted(name_set, key=natural_key)
     trial_counts = {len(names) for names in sorted_names.values()}
     if len(trial_counts) > 1:
-        counts = []
+        texts = []
         for appraiser, names in sorted_names.items():
-            counts.append(f"{appraiser} in {pluralize(len(names), 'trial')}")
+            texts.append(f"{appraiser} in {pluralize(len(names), 'trial')}")
         raise InputError(
-            f"parts are inspected by {join_names(counts)}: every appraiser needs as many trials as the others"
+            f"parts are inspected by {join_names(texts)}: every appraiser needs as many trials as the others"
         )
     return sorted_names
 

@@ -323,7 +323,7 @@ def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureT
 def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
     """Choose the rows to judge, and return them by their numbers in the table.
 
-    Chosen are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
+    These are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
     """
     scored_rows = {row.hash: row for row in scored(manifest.pictures)}
     learnt_hashes = {row.hash for row in manifest.pictures if row.learnt}

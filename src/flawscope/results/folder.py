@@ -226,7 +226,7 @@ def common_folder(paths: Sequence[Path]) -> Path | None:
             outer_folders.add(path.parent)
     try:
         common = Path(os.path.commonpath(outer_folders))
-    except ValueError:  # there are none, or they lie on several drives
+    except ValueError:  # there are no outer folders, or they lie on several drives
         return None
     return None if common == Path(common.anchor) else common
 

@@ -366,7 +366,7 @@ class _Archive:
         self._file.seek(info.header_offset)
         header = self._file.read(LOCAL_HEADER.size)
         signature, name_length, extra_length = LOCAL_HEADER.unpack(header)
-        if signature != b"PK\x03\x04":
+        if signature != b"PK\x03\x04":  # the mark of a file in a .zip
             raise ValueError
         start = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
         return Member(os.fspath(self._path), info.filename, start, info.file_size)

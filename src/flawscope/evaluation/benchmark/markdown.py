@@ -192,7 +192,7 @@ def _cell_remarks(cell: Cell, document: Json, metric: str) -> list[str]:
 def _format_value(value: Aggregate, unit: str = "") -> str:
     """Return mean and deviation as a text, such as "0.9876 ± 0.0012 (2 of 3 seeds)".
 
-    The part in brackets is there only if some values are missing; `unit`, such as " seeds", ends it.
+    The part in brackets is there only if some values are missing; `unit`, such as " seeds", is its end.
     """
     if value.mean is None:
         return ""
