@@ -278,7 +278,7 @@ def compare(
             step(f"{stage} of {'AB'[which]}", done, total)
 
         model = (a, b)[which]
-        other_hashes = hashes_of[1 - which]  # of the pictures that the other model learnt from
+        other_hashes = hashes_of[1 - which]  # hashes of pictures that the other model knows
         return evaluate(model, replace(tested, test=items), leave_out=other_hashes, step=report_step)
 
     learnt_from = len(tested.train) if dataset.drawn_split else 0

@@ -109,7 +109,7 @@ def trace_score(model: Detector) -> ModelProto:
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    # tensors of inference mode cannot be traced; a clone made outside of it can
+    # the clone, made outside of inference mode, is an ordinary tensor
     examples = {"features": features.clone()}
     if model.config.pads:
         examples["images"] = images

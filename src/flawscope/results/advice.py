@@ -92,13 +92,13 @@ def advice(
     steps = _steps_to_see_better(lies, marks, pictures, network)
     misses = f"{missed} of {pluralize(defects, 'defect')} are missed"
     if missed >= max(1, MIN_MISSED * defects):
-        is_for_one_picture = bool(sole) and hidden >= missed / 2
-        if is_for_one_picture:
+        is_due_to_one_picture = bool(sole) and hidden >= missed / 2
+        if is_due_to_one_picture:
             step = f"look whether {sole} is good, else fit without it"
             steps.append(Advice(step, f"{misses}, {hidden} for one picture"))
         elif looser is not None:
             steps.append(looser)
-        can_search_help = SEARCH in remedies and not is_for_one_picture
+        can_search_help = SEARCH in remedies and not is_due_to_one_picture
         if can_search_help and (is_reduced(pictures, network) or lies_elsewhere()):
             steps.append(Advice(SEARCH, misses))
     are_many_missed = missed >= max(1, MANY_MISSED * defects)

@@ -110,6 +110,7 @@ class Alignment:
             if pose.found:
                 poses_by_path[path] = Poses([PartPose.from_pose(pose, reference, size_by_path[path])])
             else:
+                # None: the p-value is not known
                 poses_by_path[path] = Poses([], part_not_found(None).words)
         return cls(reference, poses_by_path, root)
 

@@ -532,7 +532,7 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
 def _panels(prediction: Prediction) -> list[NDArray[np.uint8]]:
     """Return the picture and its overlay [H, W, 3].
 
-    If the picture cannot be read, the list has only the heat map; if there is no map either, it has nothing.
+    If the picture cannot be read, the list has only the heat map, or nothing if there is no map either.
     """
     if prediction.path is not None:
         try:

@@ -84,7 +84,7 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
 def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
     """Fit and evaluate a model, write the cell's document, and return it.
 
-    If an earlier try fitted the model, its file is used. The work folder is removed at the end.
+    If an earlier try wrote the model file, that file is used. The work folder is removed at the end.
 
     Args:
         cell: The cell.
@@ -109,7 +109,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     if not is_fitted:
         new_facts = _fit_model(cell, dataset, model, threads, step, say)
         write_json(fit_file, new_facts)
-    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))  # of this try or an earlier one
+    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))  # facts of this try or an earlier one
     start = time.perf_counter()
     predictor = load(model, device=cell.shared["device"], threads=threads)
     assert isinstance(predictor, Predictor)
@@ -147,7 +147,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
             with open(model, "rb") as source, atomic_write(store.model_path(cell)) as target:
                 shutil.copyfileobj(source, target)
     finally:
-        write_json(store.cell_path(cell), document)  # the last file: with it the cell counts as done
+        write_json(store.cell_path(cell), document)  # written last: now the cell counts as done
     shutil.rmtree(work, ignore_errors=True)
     return document
 

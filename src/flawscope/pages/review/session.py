@@ -395,7 +395,7 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Return whether a picture's file still holds the picture that was decided; True if it is gone."""
+        """Return whether a picture's file still holds the decided picture; True if there is no file."""
         copy = self.out / line.decision / line.copy
         try:
             if not picture.path.is_file():
