@@ -98,7 +98,7 @@ def thumbnails(
                 step("report", len(thumbnails_in_order), len(order))
         if size <= PAGE_BYTES or side == MIN_SIDE:
             step("report", len(order), len(order))
-            by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last thumbnails may be missing
+            by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last ones may be missing
             return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
         # `size` also counts the picture that did not fit any more
         counted = len(thumbnails_in_order) + 1
