@@ -55,8 +55,8 @@ class Share:
         """Return the share of decisions for which the flag is set.
 
         The interval begins at the lower bound for parts with the flag in every trial. It ends at the upper
-        bound for parts with the flag in at least one trial. With one trial it is the exact interval (Clopper
-        and Pearson).
+        bound for parts with the flag in at least one trial. With one trial, the two bounds make the exact
+        interval (Clopper and Pearson).
 
         Args:
             flags: [N, R], decisions on N parts in R trials.
@@ -143,7 +143,8 @@ class Agreement:
 
 def measure_agreement(study: Study) -> Agreement:
     """Compute the figures of a study."""
-    decisions = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
+    # [N, appraisers * R], on N parts in R trials of each appraiser
+    decisions = np.hstack([*study.decisions.values()])
     first_decisions = decisions[:, 0]
     is_unanimous = (decisions == first_decisions[:, None]).all(axis=1)
     kappas_between = []
@@ -161,7 +162,7 @@ def measure_agreement(study: Study) -> Agreement:
 
 def _appraise(name: str, study: Study) -> Appraisal:
     """Return the figures of the appraiser `name`."""
-    decisions = study.decisions[name]  # [N, R]
+    decisions = study.decisions[name]  # [N, R], on N parts in R trials
     truth = study.defective
     truth_of_decision = np.broadcast_to(truth[:, None], decisions.shape)
     counts = cross_tabulate(truth_of_decision, decisions)
@@ -202,8 +203,8 @@ def _appraise(name: str, study: Study) -> Appraisal:
 def _average_over_pairs(decisions: Flags) -> float | None:
     """Return the average of Cohen's kappa over all pairs of trials of decisions [N, R].
 
-    None with one trial, or where the kappa of a pair is None. The formula is that of `cohens_kappa`, computed
-    for each trial with all trials before it at once.
+    The result is None if there is one trial, or if the kappa of a pair is None. The formula is that of
+    `cohens_kappa`, computed for each trial with all trials before it at once.
     """
     values = decisions.astype(np.float64)
     total = len(decisions)  # number of parts
@@ -223,7 +224,7 @@ def _average_over_pairs(decisions: Flags) -> float | None:
 
 
 def _average(kappas: Sequence[float | None]) -> float | None:
-    """Return the mean of kappas; None without any, or where one of them is None."""
+    """Return the mean of kappas; None if there are no kappas, or if one of them is None."""
     values = [kappa for kappa in kappas if kappa is not None]
     has_undefined = len(values) < len(kappas)
     if not values or has_undefined:
@@ -253,8 +254,8 @@ def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
 def cohens_kappa(table: Array) -> float | None:
     """Return Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts.
 
-    None where both raters always give the same single answer. Source: Cohen, Educational and Psychological
-    Measurement 20 (1960).
+    The result is None if both raters always give the same single answer. Source: Cohen, Educational and
+    Psychological Measurement 20 (1960).
     """
     total = int(table.sum())
     agreed = int(np.trace(table))
@@ -267,8 +268,8 @@ def cohens_kappa(table: Array) -> float | None:
 def fleiss_kappa(counts: Array) -> float | None:
     """Return Fleiss' kappa, -1..1.
 
-    None with fewer than two raters, or where all ratings are the same. Source: Fleiss, Psychological Bulletin
-    76 (1971).
+    The result is None if there are fewer than two raters, or if all ratings are the same. Source: Fleiss,
+    Psychological Bulletin 76 (1971).
 
     Args:
         counts: [N, K], how many raters put each of N subjects into each of K categories.
@@ -279,7 +280,7 @@ def fleiss_kappa(counts: Array) -> float | None:
     if rater_count < 2 or np.count_nonzero(shares) < 2:
         return None
     expected = float((shares**2).sum())
-    # ordered pairs of two raters of a subject: n raters in one category make n² - n pairs that agree
+    # ordered pairs of raters: n raters who put a subject into one category make n² - n agreeing pairs
     agreeing_pairs = int((counts**2).sum()) - rating_count
     all_pairs = rating_count * (rater_count - 1)
     observed = agreeing_pairs / all_pairs
@@ -289,7 +290,7 @@ def fleiss_kappa(counts: Array) -> float | None:
 def grade(name: str, rate: float) -> str:
     """Grade a rate, one of `LIMITS`, by AIAG's limits: acceptable, marginal or unacceptable."""
     acceptable, marginal = LIMITS[name]
-    sign = 1 if acceptable < marginal else -1  # -1 turns effectiveness, where higher is better, around
+    sign = 1 if acceptable < marginal else -1  # -1 for effectiveness, where higher is better
     if sign * rate <= sign * acceptable:
         return ACCEPTABLE
     return MARGINAL if sign * rate <= sign * marginal else UNACCEPTABLE
@@ -317,7 +318,8 @@ def one_sided_bound(k: int, n: int) -> float:
 def parts_needed(rate: float, misses: int = 0) -> int:
     """Return the least number of parts that prove a rate of at most `rate`, with confidence `CONFIDENCE`.
 
-    This is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % and no miss.
+    This is the least n with P(X <= misses) <= 1 - CONFIDENCE, where X is binomial (n, rate). For a rate of
+    1 % and no miss it is 299.
 
     Args:
         rate: Rate of the claim, `LEAST_CLAIM` or more, below 1.
@@ -331,7 +333,7 @@ def parts_needed(rate: float, misses: int = 0) -> int:
     from scipy.special import bdtr
 
     def are_too_few(count: int) -> bool:
-        return bool(bdtr(misses, count, rate) > 1 - CONFIDENCE)
+        return bool(bdtr(misses, count, rate) > 1 - CONFIDENCE)  # `bdtr` is P(X <= misses)
 
     too_few, enough = misses, misses + 1
     while are_too_few(enough):

@@ -87,7 +87,7 @@ class Difference:
         return "b" if is_b_better else "a"
 
     def to_dict(self) -> Json:
-        """Return the values by name, as values that JSON can hold."""
+        """Return the metric of both models and its difference as a JSON object."""
         return {
             "a": self.a,
             "b": self.b,
@@ -168,7 +168,7 @@ class Comparison:
     def changed(self) -> tuple[Pair, ...]:
         """Pairs in which the models decide differently.
 
-        Those where b is wrong come first; among them, those whose severities differ most.
+        Pairs where b is wrong come first, then larger differences of severity before smaller ones.
         """
 
         def order(pair: Pair) -> tuple[bool, float]:  # False comes first
@@ -278,7 +278,7 @@ def compare(
             step(f"{stage} of {'AB'[which]}", done, total)
 
         model = (a, b)[which]
-        other_hashes = hashes_of[1 - which]  # of the pictures that the other model learnt from
+        other_hashes = hashes_of[1 - which]  # hashes of pictures that the other model knows
         return evaluate(model, replace(tested, test=items), leave_out=other_hashes, step=report_step)
 
     learnt_from = len(tested.train) if dataset.drawn_split else 0
@@ -315,11 +315,11 @@ def _evaluate_same_pictures(
         InputError: The pictures changed during the evaluations.
     """
     first = evaluate_model(0, items)
-    # where parts are decided on, the items in `first.pictures` have the part's truth, not the picture's own
+    # if the model decides on parts, the items in `first.pictures` have the part's truth, not their own
     item_of = {item.path: item for item in items}
     second = evaluate_model(1, tuple(item_of[picture.item.path] for picture in first.pictures))
     if second.images < first.images:
-        # only the evaluation before this one has left out pictures: its count is kept
+        # the pictures to leave out are not in `common_items`: the earlier count is kept
         common_items = tuple(item_of[picture.item.path] for picture in second.pictures)
         first = replace(evaluate_model(0, common_items), left_out=first.left_out)
     if second.images != first.images:
@@ -334,7 +334,7 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
         InputError: The models decide on different parts.
     """
     first_decided, second_decided = first.decided, second.decided
-    # where only one model decides on parts, both are compared on its parts
+    # if only one model decides on parts, both models are compared on the parts of that model
     if first.parts and not second.parts:
         second_decided = _decided_by_pictures(second, first.judged_parts)
     elif second.parts and not first.parts:
@@ -400,8 +400,8 @@ def _values(
     Args:
         evaluation: Evaluation of the model.
         anomalous: [N], whether each picture or part is defective.
-        decisions: [N], whether the model calls it anomalous.
-        scores: [N], the model's score of it.
+        decisions: [N], whether the model calls each anomalous.
+        scores: [N], the model's score of each.
     """
     rates = {name: float(decisions[members].mean()) for name, members in _groups(anomalous).items()}
     image = image_metrics(anomalous, scores)
@@ -512,8 +512,8 @@ def _interval(
 def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Return the pixel metrics of every resample by their names, [B] each.
 
-    They are computed for each model by itself, as map sizes and thresholds differ. Empty where fewer than two
-    pictures have a region.
+    Each model has its own, as map sizes and thresholds differ between models. The result is empty if
+    fewer than two pictures have a region.
 
     Args:
         evaluation: Evaluation of the model, with N pictures.

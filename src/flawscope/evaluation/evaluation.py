@@ -81,7 +81,7 @@ class _TestPictures:
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
     """Return the pixels that count, [H, W] bool at the size of a prediction's map.
 
-    They show the picture, not a letterbox's border, and lie inside the model's region of interest.
+    These pixels show the picture, not a letterbox's border, and lie inside the model's region of interest.
     """
     return predictor.valid_mask(geometry) & geometry.visible_mask()
 
@@ -124,7 +124,7 @@ def evaluate(
     start = time.perf_counter()
     _check_dataset(dataset)
     learnt_hashes = set(leave_out)
-    # of all pictures that the model was fitted or calibrated on
+    # add the hashes of all pictures that the model was fitted or calibrated on
     learnt_hashes.update(picture.hash for picture in predictor.manifest.pictures)
     tested = leave_out_learnt_parts(predictor, dataset, learnt_hashes, step)
     _check_tests(predictor, tested, changes_light=bool(robust))
@@ -251,6 +251,7 @@ def _predict_all(
         try:
             truth = _ground_truth(item, result, predictor, results.mask_counts)
             if truth is None:
+                # `item.unmarked` is the reason why there is no mask, empty if there is one
                 results.unmarked.append(item.unmarked or "masks that mark nothing")
         except InputError as error:
             results.failures.append(mask_failure(error))
@@ -267,7 +268,7 @@ def _ground_truth(
 ) -> NDArray[np.bool_] | None:
     """Return the union of a picture's masks, [H, W] bool at the network's size.
 
-    It is all False for a good picture, and None for a defective picture in which nothing is marked.
+    The union is all False for a good picture, and None for a defective picture in which nothing is marked.
 
     Args:
         item: Picture with its masks.
@@ -346,7 +347,8 @@ def _false_alarm_statistics(
         predictor: The model.
         train: Training pictures.
     """
-    is_alarm = [picture.is_anomalous for picture in decided if not picture.anomalous]  # of the good ones
+    # for each good picture or part, whether it is called anomalous
+    is_alarm = [picture.is_anomalous for picture in decided if not picture.anomalous]
     alarm_count = sum(is_alarm)
     good_count = len(is_alarm)
     low, high = metrics.confidence_interval_rate(alarm_count, good_count)
@@ -474,7 +476,7 @@ def _segmentation_f1(
 ) -> float:
     """Return the F1 over the pixels of all pictures together; NaN without pixels of both classes.
 
-    It is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
+    This F1 is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
 
     Args:
         predicted_masks: [H, W] of each picture, pixels that the model calls defective.

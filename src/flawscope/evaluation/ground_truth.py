@@ -47,7 +47,7 @@ def shrink_mask(
     height, width = truth.shape
     number_map, region_count = label(visible, structure=np.ones((3, 3)))
     numbers_left = np.unique(geometry.inverse().warp_labels(number_map))
-    # 0, the background, is no region
+    # the background, which has the number 0, is not counted
     lost_count = region_count - int(np.count_nonzero(numbers_left))
     if lost_count == region_count:
         for number, (rows, columns) in enumerate(find_objects(number_map), start=1):
@@ -91,7 +91,7 @@ def _of_kind_or_good(
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
     """Return the area under the sPRO curve of MVTec LOCO for each limit, by the metric's name.
 
-    Empty for other data, or without LOCO's saturation file.
+    The result is empty for other data, or if LOCO's saturation file is missing.
 
     Args:
         kept: Evaluated pictures.
@@ -145,7 +145,7 @@ def _saturated_region(
 ) -> tuple[NDArray[np.bool_], float] | None:
     """Return a region at the network's size, and its saturation in pixels there.
 
-    None where the region lies outside of the view or marks nothing.
+    The result is None if the region lies outside of the view or marks nothing.
 
     Args:
         path: Mask of the region, whose pixel value names its entry in `configs`.

@@ -52,7 +52,7 @@ def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
     if min(defective.size, good.size) < 2:
         return math.nan, math.nan
     defective_placements = _share_below(good, defective)
-    good_placements = 1 - _share_below(defective, good)  # ranked correctly: the defective ones above
+    good_placements = 1 - _share_below(defective, good)  # defective pictures rank correctly above it
     variance = defective_placements.var(ddof=1) / defective.size + good_placements.var(ddof=1) / good.size
     return float(defective_placements.mean()), float(variance)
 
@@ -70,7 +70,7 @@ def _share_below(reference: Array, values: Array) -> Floats:
 def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
     """Return the 95 % interval of the image AUROC; None where no interval can be found.
 
-    It comes from DeLong's variance on the logit scale, which keeps the bounds inside 0..1 (Pepe, 2003). If
+    The interval comes from DeLong's variance on the logit scale, which keeps it inside 0..1 (Pepe, 2003). If
     the AUROC is 0 or 1, this variance is zero and says nothing. Then the exact binomial interval is taken,
     over pairs of a good and a defective picture, in which each picture occurs at most once.
     """
@@ -87,7 +87,7 @@ def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
         return Interval(low, high, "DeLong, logit scale")
     if area in (0.0, 1.0):
         pairs = int(min(anomalous.sum(), (~anomalous).sum()))
-        correct_pairs = round(area * pairs)  # all or none
+        correct_pairs = round(area * pairs)  # either all pairs or none
         low, high = metrics.confidence_interval_rate(correct_pairs, pairs)
         return Interval(low, high, f"exact, {pluralize(pairs, 'separate pair')}")
     return None
@@ -110,7 +110,7 @@ def bootstrap_counts(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.
 def percentile_interval(values: Array, resamples: int) -> Interval | None:
     """Return the 95 % percentile interval of a metric.
 
-    None where a value is NaN, or where all are equal: then there are too few mistakes to say anything.
+    The result is None if a value is NaN, or if all are equal: there are too few mistakes to say anything.
 
     Args:
         values: Values of the metric in the resamples.
@@ -143,7 +143,7 @@ def image_intervals(
     intervals = {}
     for name, values in bootstrap_images(anomalous, scores, decisions, times).items():
         intervals[name] = percentile_interval(values, resamples)
-    return intervals | of_auroc  # in place of the bootstrap's interval of the AUROC
+    return intervals | of_auroc  # DeLong's interval of the AUROC replaces the bootstrap's
 
 
 def bootstrap_images(
@@ -231,7 +231,7 @@ class Curves(NamedTuple):
     def metrics(self) -> dict[str, Floats]:
         """Return the pixel metrics of each resample by their names, [B] each.
 
-        They are approximate: the more thresholds there are, the closer they are to the exact metrics.
+        The values are approximate: with more thresholds, they are closer to the exact metrics.
         """
         recall_steps = np.diff(self.recall, axis=1)
         return {
@@ -253,7 +253,7 @@ def area_under_curves(x: Floats, y: Floats, limit: float) -> Floats:
     """
     x_start, y_start = x[:, :-1], y[:, :-1]
     x_step, y_step = np.diff(x, axis=1), np.diff(y, axis=1)
-    width = np.clip(limit - x_start, 0, x_step)  # of each segment, the part before the limit
+    width = np.clip(limit - x_start, 0, x_step)  # width of each segment's part before the limit
     share = np.divide(width, x_step, out=np.zeros_like(x_step), where=x_step > 0)
     y_end = y_start + y_step * share
     return np.asarray((width * (y_start + y_end) / 2).sum(axis=1) / limit)
@@ -267,7 +267,7 @@ def _prepend_zero(values: Floats) -> Floats:
 def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
     """Count the valid pixels of the pictures with a ground truth, at common thresholds.
 
-    None without an anomalous or without a normal pixel. `pictures` are read one after the other.
+    The result is None if there is no anomalous or no normal pixel. `pictures` are read one after the other.
     """
     thresholds = _choose_thresholds(pictures)
     if thresholds is None:
@@ -307,6 +307,7 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         overlap.append(count_at_or_above(anomalous_values, weights=1 / areas[region_of_pixel]))
         hits = int(prediction.mask[is_anomalous].sum())
         false_positives = int(prediction.mask[is_normal].sum())
+        # found anomalous pixels, pixels called anomalous, anomalous pixels
         marked.append([hits, hits + false_positives, anomalous_values.size])
         regions.append(np.count_nonzero(areas))
         defective.append(item.anomalous)
@@ -328,10 +329,11 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 
 
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
-    """Choose thresholds among the pixels' values, in falling order; None without a pixel of either class.
+    """Choose thresholds among the pixels' values, in falling order; None if a class has no pixels.
 
-    They come from four sources: quantiles of the normal pixels' values, the denser the higher the values are;
-    evenly spaced quantiles of the same values; quantiles of the anomalous pixels' values; the least value.
+    The thresholds come from four sources: quantiles of the normal pixels' values, which lie denser among
+    higher values; evenly spaced quantiles of the same values; quantiles of the anomalous pixels' values; and
+    the least value.
     """
     normal_samples = []
     anomalous_values = []
@@ -366,7 +368,7 @@ def pixel_intervals(
 ) -> dict[str, Interval | None]:
     """Return 95 % intervals of the pixel metrics by their names, None where no interval can be found.
 
-    Empty with fewer than two pictures with a region.
+    The result is empty if fewer than two pictures have a region.
     """
     if int((counts.regions > 0).sum()) < 2:
         return {}

@@ -72,18 +72,18 @@ def _resample_counts(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
 def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
     """Return the smallest number of pictures that is enough: no model of more pictures is surely better.
 
-    Surely better means that the 95 % interval of the gain lies above zero. None where only the largest number
-    could be enough: still more pictures may be better.
+    Surely better means that the 95 % interval of the gain lies above zero. The result is None if only the
+    largest number could be enough: still more pictures may be better.
 
     Args:
         scored: Scores of the same pictures, by the number of pictures learnt from.
         seed: Seed of the bootstrap.
     """
-    numbers = sorted(scored)
-    for index, number in enumerate(numbers[:-1]):
-        larger_numbers = numbers[index + 1 :]
-        if not any(_is_surely_better(scored[larger], scored[number], seed) for larger in larger_numbers):
-            return number
+    counts = sorted(scored)
+    for index, count in enumerate(counts[:-1]):
+        larger_counts = counts[index + 1 :]
+        if not any(_is_surely_better(scored[larger], scored[count], seed) for larger in larger_counts):
+            return count
     return None
 
 
@@ -122,7 +122,7 @@ def learning_curve(
 ) -> LearningCurve | None:
     """Return the image AUROC of a model, and of models that were fitted to fewer good pictures.
 
-    None where `fewer` is empty, or where all models together can judge no good or no defective picture.
+    The result is None if `fewer` is empty, or if no good or no defective picture is judged by every model.
 
     Args:
         model: The model.
@@ -132,7 +132,8 @@ def learning_curve(
     """
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     paths = [item.path for item, _ in judged]
-    scores_by_count = {}  # number of units that a model learnt from -> its scores, NaN: not judged
+    # number of units that a model learnt from -> the model's scores; NaN for a picture that is not judged
+    scores_by_count = {}
     for smaller_model in fewer:
         scores_by_count[_learnt_unit_count(smaller_model)] = _score(smaller_model, paths, advance)
     scores_by_count[_learnt_unit_count(model)] = np.array([prediction.score for _, prediction in judged])

@@ -54,7 +54,7 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
 def advise_blind(manifest: Manifest) -> list[Advice]:
     """Return the steps advised for a model that hardly sees simulated defects.
 
-    Empty where the model sees them, or where too few were simulated to say.
+    The list is empty if the model sees them, or if too few were simulated to say.
     """
     tried = decided_defects(manifest)
     blindness = "" if tried is None else tried.describe_blindness()
@@ -93,7 +93,7 @@ def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Return the steps advised after an evaluation; empty where none would help.
 
-    They depend on the missed defects, and on the good pictures that the target rate still lacks.
+    The steps depend on the missed defects, and on the good pictures that the target rate still lacks.
     """
     preprocess = manifest.preprocess
     missed = [picture for picture in result.pictures if picture.outcome == MISSED]
@@ -131,7 +131,7 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
         if picture.truth is None or not picture.truth.any():
             continue
         size = picture.prediction.geometry.picture_size
-        # the mask has the map's size: scale is the length in the picture of one pixel of the mask
+        # the mask has the map's size: a side of one of its pixels is `scale` pixels of the picture long
         area_ratio = math.prod(size) / picture.truth.size
         scale = math.sqrt(area_ratio)
         _, pieces = connected_parts(picture.truth)
@@ -168,7 +168,7 @@ def _pose_kind_needed(pictures: Sequence[PictureSource]) -> PoseKind | None:
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     """Return the name of the good picture that alone sets the threshold, and the threshold without it.
 
-    Where no single picture sets the threshold: an empty name and infinity.
+    If no single picture sets the threshold, the result is an empty name and infinity.
     """
     calibration = manifest.calibration
     if not calibration.promised or stored_part_pattern(manifest) is not None:

@@ -38,7 +38,7 @@ def check_promise(
         good: Good test pictures with the model's predictions.
 
     Returns:
-        Empty where there are no pictures, or nothing was promised; else these values by their names.
+        These values by their names; {} if there are no good pictures, or nothing was promised.
 
         - `expected_interval`: Ends of the interval that this model's false-alarm rate should lie in.
         - `alarms`: Number of false alarms; if the promise is about parts, number of parts with one.
@@ -54,12 +54,12 @@ def check_promise(
     good_items = [item for item, _ in good]
     train_looks = [read_look(item.path) for item in train]
     test_looks = [read_look(item.path) for item in good_items]
-    part_numbers = _unit_numbers(predictor, test_looks, [item.path for item in good_items])
-    chance, broken = judge_pictures(is_alarm, part_numbers, promise.rate, promise.calibrated)
-    near_duplicate_numbers = _near_duplicates_of(train_looks, test_looks)
-    same_source_numbers = _of_same_sources(train, good_items)
-    copy_numbers = sorted({*near_duplicate_numbers, *same_source_numbers})
-    alarm_count = _count_units(part_numbers, is_alarm) if promise.by_part else sum(is_alarm)
+    unit_numbers = _unit_numbers(predictor, test_looks, [item.path for item in good_items])
+    chance, broken = judge_pictures(is_alarm, unit_numbers, promise.rate, promise.calibrated)
+    near_duplicate_indices = _near_duplicates_of(train_looks, test_looks)
+    same_source_indices = _of_same_sources(train, good_items)
+    copy_indices = sorted({*near_duplicate_indices, *same_source_indices})
+    alarm_count = _count_units(unit_numbers, is_alarm) if promise.by_part else sum(is_alarm)
     reasons = list(_reasons(predictor, train, train_looks, good)) if broken else []
     return {
         "expected_interval": [*promise.interval],
@@ -68,7 +68,7 @@ def check_promise(
         "chance": chance,
         "broken": broken,
         "reasons": reasons,
-        "copies_of_training": [str(good_items[number].path) for number in copy_numbers],
+        "copies_of_training": [str(good_items[index].path) for index in copy_indices],
     }
 
 
@@ -141,8 +141,8 @@ def _reasons(
 def _unit_numbers(predictor: Predictor, looks: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
     """Return for each picture the number of its unit.
 
-    Pictures of one part are one unit, and so are near-duplicates. The model has the rule that finds the part
-    in a picture's name.
+    Pictures of one part are one unit, and so are near-duplicates. The model's rule finds the part in a
+    picture's name.
     """
     collector = predictor.parts()
     if collector is None:
@@ -161,16 +161,16 @@ def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence
         test_looks: Thumbnail of each test picture; None as above.
     """
     train = [look for look in train_looks if look is not None]
-    readable_numbers = [number for number, look in enumerate(test_looks) if look is not None]
+    readable_indices = [index for index, look in enumerate(test_looks) if look is not None]
     readable_looks = [look for look in test_looks if look is not None]
+    # only pairs with a training picture, whose indices are the first in the list
     pairs = near_duplicates(train + readable_looks, np.arange(len(train)))
-    numbers = set()
+    indices = set()
     for smaller, larger, _ in pairs:
-        # the training pictures come first in the list that was searched
         is_train_and_test = smaller < len(train) and larger >= len(train)
         if is_train_and_test:
-            numbers.add(readable_numbers[larger - len(train)])
-    return numbers
+            indices.add(readable_indices[larger - len(train)])
+    return indices
 
 
 def _of_same_sources(train: Sequence[Item], test: Sequence[Item]) -> list[int]:

@@ -114,9 +114,9 @@ class PictureStore:
         """
         try:
             offset = self._file.seek(0, os.SEEK_END)
-            # memory of the map as bytes
+            # the bytes of the map, not copied
             unwritten = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
-            while unwritten:  # an unbuffered file may write a part
+            while unwritten:  # an unbuffered file may write only some of the bytes
                 count = self._file.write(unwritten)
                 unwritten = unwritten[count:]
         except OSError as error:
@@ -304,7 +304,7 @@ class Evaluation:
     @cached_property
     def decided(self) -> list[Decided]:
         """Decisions with the truth: on parts if the model decides on parts, else on pictures."""
-        if self.judged_parts:  # before `pictures`, whose maps would be read from the file
+        if self.judged_parts:  # asked first, because `pictures` would read all maps from the file
             return decided_on((), self.judged_parts)
         return decided_on(((picture.item, picture.prediction) for picture in self.pictures), ())
 
@@ -379,7 +379,7 @@ class Evaluation:
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table with a row for each test picture, including pictures that did not count.
 
-        Its columns are path, kind, defective, and the columns of `results.csv`.
+        The table's columns are path, kind, defective, and the columns of `results.csv`.
 
         Raises:
             InputError: pandas is missing.
@@ -406,8 +406,8 @@ class Evaluation:
         if au_pro is not None:
             au_pro_text = f"AU-PRO {au_pro:.4f}"
             if self.without_mask:
-                masked = self.masks["pictures"]
-                au_pro_text += f" of {masked} of {masked + self.without_mask} defective pictures"
+                with_mask = self.masks["pictures"]
+                au_pro_text += f" of {with_mask} of {with_mask + self.without_mask} defective pictures"
             parts.append(au_pro_text)
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 
@@ -464,7 +464,7 @@ class Evaluation:
 def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
     """Yield every test picture with its prediction, or with the reason why it did not count.
 
-    They come in natural order of the paths.
+    The pictures come in natural order of their paths.
     """
     unjudged = {}
     for item in result.left_out_items:

@@ -108,7 +108,7 @@ def robustness(
             for light in lights:
                 yield light(picture)
 
-    # in the order of `pictures_in_lights`, without maps; None: the picture cannot be judged in this light
+    # predictions without maps in the order of `pictures_in_lights`; None: not judged in this light
     predictions: list[Prediction | None] = []
     for _, result in predictor.stream(pictures_in_lights()):
         advance()

@@ -143,7 +143,7 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
 def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
     """Return whether each part is defective, by its name, and the tables that say so.
 
-    A folder gives no table. Both are empty without a reference.
+    There is no table if the reference is a folder. Both are empty if there is no reference.
     """
     if reference is None:
         return {}, []
@@ -189,16 +189,16 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
     parts = sorted(truth, key=natural_key)
     _check_complete(by_key, trial_names, parts)
     decisions = {}
-    for appraiser, names in trial_names.items():
+    for appraiser, own_trials in trial_names.items():
         # a row for each part, a column for each trial
-        rows = [[by_key[appraiser, trial, part].defective for trial in names] for part in parts]
+        rows = [[by_key[appraiser, trial, part].defective for trial in own_trials] for part in parts]
         decisions[appraiser] = np.array(rows)
     defective = np.array([truth[part] for part in parts])
     return Study(tuple(parts), defective, decisions)
 
 
 def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials with each appraiser's name as it is first spelled: Ann and ann are one person."""
+    """Return the trials with one spelling of each appraiser's name, the first: Ann and ann are one person."""
     first_spellings: dict[str, str] = {}
     spelled_trials = []
     for trial in trials:
@@ -247,11 +247,11 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
         sorted_names[appraiser] = sorted(name_set, key=natural_key)
     trial_counts = {len(names) for names in sorted_names.values()}
     if len(trial_counts) > 1:
-        counts = []
+        texts = []
         for appraiser, names in sorted_names.items():
-            counts.append(f"{appraiser} in {pluralize(len(names), 'trial')}")
+            texts.append(f"{appraiser} in {pluralize(len(names), 'trial')}")
         raise InputError(
-            f"parts are inspected by {join_names(counts)}: every appraiser needs as many trials as the others"
+            f"parts are inspected by {join_names(texts)}: every appraiser needs as many trials as the others"
         )
     return sorted_names
 
@@ -261,8 +261,8 @@ def _check_complete(
 ) -> None:
     """Raise InputError where an appraiser has not decided on each part in each trial."""
     missing = []
-    for appraiser, names in trial_names.items():
-        missing += [key for key in product([appraiser], names, parts) if key not in by_key]
+    for appraiser, own_trials in trial_names.items():
+        missing += [key for key in product([appraiser], own_trials, parts) if key not in by_key]
     if not missing:
         return
     appraiser, trial, part = missing[0]
@@ -278,7 +278,8 @@ def _count_equal_scores(trials: Iterable[Trial]) -> dict[str, int]:
 
     People's trials have no score, and are left out.
     """
-    scores: dict[tuple[str, str], list[str]] = {}  # as they are written, by model and part
+    # model and part -> the scores, as the tables have them
+    scores: dict[tuple[str, str], list[str]] = {}
     for trial in trials:
         if trial.score:
             scores.setdefault((trial.appraiser, trial.part), []).append(trial.score)
@@ -416,7 +417,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 
 
 def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a table's `text`, as `_read_rows` does."""
+    """Yield the place (for errors) and the values by column of each row of a table's `text`."""
     header, _, _ = text.partition("\n")
     delimiter = max(",;\t", key=header.count)  # the most frequent one in the header
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -425,7 +426,7 @@ def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
     if missing:
         raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
     for cells in table:
-        pairs = zip(names, cells, strict=False)  # without cells beyond the header
+        pairs = zip(names, cells, strict=False)  # cells beyond the header are left out
         row = {name: from_csv_cell(cell).strip() for name, cell in pairs if name.strip()}
         if not any(row.values()):
             continue

@@ -45,17 +45,17 @@ def leave_out_learnt_parts(
             pixels = preprocess.decode(item.path)
             shown = pixels
             if preprocess.channels is not None:
-                shown = next(preprocess.channels.split(pixels))  # the first picture of several
+                shown = next(preprocess.channels.split(pixels))  # the first of several pictures
             looks[item] = Look.of(shown)
             if pixel_hash(pixels) in learnt:
                 learnt_items.add(item)
         step("pictures learnt from", done, len(good))
-    of_learnt_parts = _of_learnt_parts(predictor, dataset.train, learnt_items)
-    of_learnt_parts |= _near_duplicates(looks, learnt_items | of_learnt_parts)
+    items_of_learnt_parts = _of_learnt_parts(predictor, dataset.train, learnt_items)
+    items_of_learnt_parts |= _near_duplicates(looks, learnt_items | items_of_learnt_parts)
     # the pictures of learnt parts are the new train split, all others the test split
-    train = tuple(item for item in good if item in of_learnt_parts)
-    unlearnt_train = [item for item in dataset.train if item not in of_learnt_parts]
-    unlearnt_test = [item for item in dataset.test if item not in of_learnt_parts]
+    train = tuple(item for item in good if item in items_of_learnt_parts)
+    unlearnt_train = [item for item in dataset.train if item not in items_of_learnt_parts]
+    unlearnt_test = [item for item in dataset.test if item not in items_of_learnt_parts]
     return replace(dataset, train=train, test=(*unlearnt_test, *unlearnt_train), drawn_split=False)
 
 

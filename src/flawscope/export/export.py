@@ -70,8 +70,8 @@ def export(
     Raises:
         InputError: A package is missing, there are no pictures to compare or calibrate on, or `model` is
             no fitted model.
-        FlawscopeError: torch cannot export it, or an engine differs beyond the certificate's tolerance. No
-            file is written then.
+        FlawscopeError: torch cannot export the model, or an engine differs beyond the certificate's
+            tolerance. No file is written then.
     """
     artefact = model if isinstance(model, Artefact) else model_file.read(model)
     path = files.check_writable(out)
@@ -97,8 +97,8 @@ def export(
 
     embed_images = open_embed(embed, sessions[0].runtime, precision, threads)
     reduced = ReducedModel(precision, sessions, embed_images, trained)
-    exported, certificates = certify_export(reduced, export_pictures, probe_images, step)
-    onnx_file.write(exported, network, out)
+    exported_artefact, certificates = certify_export(reduced, export_pictures, probe_images, step)
+    onnx_file.write(exported_artefact, network, out)
     return certificates[0]
 
 
@@ -120,23 +120,23 @@ def certify_export(
         FlawscopeError: An engine differs beyond the certificate's tolerance.
     """
     if reduced.precision == "fp32":
-        exported = pictures.artefact
+        exported_artefact = pictures.artefact
         certificates = _certify_fp32(pictures.artefact, reduced, probe_images)
     else:
-        exported, certificates = recalibrate(reduced, pictures, probe_images, step)
+        exported_artefact, certificates = recalibrate(reduced, pictures, probe_images, step)
     for certificate in certificates:
         if not certificate.passed:
             raise FlawscopeError(
                 f"the exported model is not the trained one, nothing written: {certificate.describe()}"
             )
-    manifest = exported.manifest
+    manifest = exported_artefact.manifest
     engine_versions = {session.runtime: engine_version(session.runtime) for session in reduced.sessions}
     manifest = replace(
         manifest,
         facts={**manifest.facts, **certificates_to_facts(certificates)},
         versions={**manifest.versions, **engine_versions, "opset": str(onnx_graph.OPSET)},
     )
-    return replace(exported, manifest=manifest), certificates
+    return replace(exported_artefact, manifest=manifest), certificates
 
 
 def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[PictureSource]) -> None:

@@ -78,7 +78,7 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
 
     Raises:
         InputError: The model is larger than an .onnx file can be.
-        FlawscopeError: torch cannot export it.
+        FlawscopeError: torch cannot export the model.
     """
     prepare_trace(model)
     tensors = [*model.parameters(), *model.buffers()]
@@ -109,7 +109,8 @@ def trace_score(model: Detector) -> ModelProto:
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    examples = {"features": features.clone()}  # the clone is no tensor of inference mode
+    # the clone, made outside of inference mode, is an ordinary tensor
+    examples = {"features": features.clone()}
     if model.config.pads:
         examples["images"] = images
     return trace_module(ScoreModule(model), examples, ["scores", "maps"], model.operators())
@@ -136,7 +137,7 @@ def trace_module(
         translations: ONNX functions for operators of torch that the exporter does not know.
 
     Raises:
-        FlawscopeError: torch cannot export it.
+        FlawscopeError: torch cannot export the model.
     """
     batch = torch.export.Dim("batch", min=1)
     try:
@@ -196,7 +197,7 @@ def _strip_source_notes(proto: ModelProto) -> None:
             for entry in entries:
                 entry.ClearField("doc_string")
                 entry.ClearField("metadata_props")
-        for node in graph.node:
+        for node in graph.node:  # a node may hold graphs, such as the branches of an If
             graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
@@ -232,7 +233,7 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
     if residuals is not None:
         weights = {_content_digest(entry): entry.name for entry in network.graph.initializer}
         _append(network, _copy_graph(residuals), prefix="residuals", weights=weights)
-    network.graph.value_info.extend(features)  # an inner value now, whose type stays known
+    network.graph.value_info.extend(features)  # the features are inner values now: keep their types
     return network
 
 

@@ -107,10 +107,10 @@ class ExportPictures:
         differ from picture to picture. For a picture that cannot be read, a line is added to `failures`.
 
         Yields:
-            Of each picture, the function that gives views by their numbers, and the chosen numbers.
+            For each picture, a function that returns views by their numbers, and the numbers of chosen views.
         """
         preprocess = self.artefact.manifest.preprocess
-        min_views = 1 if preprocess.tile is None else 2  # of a picture: itself, and a tile
+        min_views = 1 if preprocess.tile is None else 2  # the whole view of a picture, and a tile
         max_pictures = max(1, most // min_views)
         step = -(-len(self.sources) // max_pictures) or 1  # rounded up; 1 where there are no sources
         sources = self.sources[::step]
@@ -126,9 +126,9 @@ class ExportPictures:
                 continue
             views = views.with_roi(self.artefact.tensors.get("region"))
             full_view, *tiles = views.view_numbers()
-            max_views = max(min_views, most // len(sources))  # of this picture
+            max_views = max(min_views, most // len(sources))  # views of this picture
             tile_count = min(max_views - 1, len(tiles))
-            # Tiles are spread evenly. Each picture begins at another share of a step, to show other tiles
+            # The tiles are spread evenly, with another offset for each picture, so that other tiles are taken
             offset = picture_number * GOLDEN_SECTION % 1
             picture_number += 1
             sampled_tiles = [tiles[int((k + offset) * len(tiles) / tile_count)] for k in range(tile_count)]
@@ -141,7 +141,7 @@ class ExportPictures:
 def engine_version(engine: str) -> str:
     """Return an engine's version, without OpenVINO's commit.
 
-    It is read from the module, not from a package, because packages of several names contain an engine.
+    The module gives the version, not a package, because packages of several names contain an engine.
     """
     return str(import_module(engine).__version__).partition("-")[0]
 
@@ -214,7 +214,7 @@ def recalibrate(
     calibration = calibrate(rows, **old_calibration.to_dict() | changes)
     defects = DefectScores.from_facts(manifest.facts)
     if defects is not None and old_calibration.precision == defects.precision:
-        # the reduced model's scores are near the trained model's
+        # the trained model's scores of defects are kept: those of the reduced model are near them
         defects = replace(defects, precision=reduced.precision)
     notes = list[str]()
     questions = list[str]()
@@ -263,7 +263,7 @@ def _certify_engines(
         probe_images: Images on which the engines are compared.
         old_calibration: Calibration of the trained model.
         calibration: Calibration of the reduced precision.
-        reduced_values: Scores, maxima and medians of the pictures by the reduced precision, `[3, N]`.
+        reduced_values: `[3, N]`, score, map maximum and map median of each picture, by the reduced precision.
         trained_values: The same values by the trained model, `[3, N]`.
     """
     reduced_scores, reduced_maxima, _ = reduced_values
@@ -323,22 +323,22 @@ def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureT
 def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
     """Choose the rows to judge, and return them by their numbers in the table.
 
-    They are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
+    These are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
     """
     scored_rows = {row.hash: row for row in scored(manifest.pictures)}
     learnt_hashes = {row.hash for row in manifest.pictures if row.learnt}
     rows = dict[int, Picture]()
     new_numbers = list[int]()
     for number in table.distinct():
-        digest = table.rows[number].hash
-        if digest in scored_rows:
-            rows[number] = scored_rows[digest]
-        elif digest not in learnt_hashes:
+        picture_hash = table.rows[number].hash
+        if picture_hash in scored_rows:
+            rows[number] = scored_rows[picture_hash]
+        elif picture_hash not in learnt_hashes:
             new_numbers.append(number)
     new_rows = [table.rows[number] for number in new_numbers]
     units = units_of(new_rows, manifest.pictures, part_of=stored_part_reader(manifest))
     for index, number in enumerate(new_numbers):
-        original = units.copies.get(index)  # the picture of which it is a near-duplicate
+        original = units.copies.get(index)  # the picture that the new one nearly duplicates
         if original is None or not original.learnt:
             rows[number] = units.rows[index]  # the row with its unit
     return dict(sorted(rows.items()))
@@ -349,9 +349,9 @@ def _merge_rows(
 ) -> tuple[Picture, ...]:
     """Return the rows of the model after judging, and after them the new rows.
 
-    A judged row of the model gets its new scores. A row whose picture is lost stays as it is if the picture
-    was given for the export. Of the other rows, those that the model learnt from lose their scores, and the
-    rest is dropped.
+    A judged row of the model gets its new scores. A row that counts without a score (`is_lost`) stays as it
+    is if its picture was given for the export. Of the other rows, those that the model learnt from lose their
+    scores, and the rest is dropped.
 
     Args:
         model_rows: Rows of the model.
@@ -414,8 +414,8 @@ class _BothModels:
             trained_answer = self.trained.pictures[number]
             if fit_row is None or not (fit_row.learnt or adapts_to_light):
                 continue
-            # The fit's score and maximum, in the first light, take the place of the trained model's. The
-            # reduced model's are moved by as much.
+            # In the first light, the trained model's score and map maximum are replaced by those of the fit;
+            # the reduced model's are moved by the same differences.
             fit_values = np.array([fit_row.score, fit_row.maximum], np.float64)
             correction = fit_values - trained_answer.values[0, :2]
             reduced_answer.values[0, :2] += correction
@@ -470,7 +470,7 @@ def _describe(count: int, new_count: int, reduced: ReducedModel) -> str:
 
 
 def _update_samples(artefact: Artefact, session: Session) -> Artefact:
-    """Replace the samples' expected answers by a session's; a self-test compares its answers with them."""
+    """Replace the answers that a self-test expects for the sample pictures by the answers of a session."""
     if "samples" not in artefact.tensors:
         return artefact
     scores, maps = run_one_by_one(session, ExportPictures(artefact).samples())

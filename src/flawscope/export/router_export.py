@@ -65,12 +65,12 @@ def export_router(
         FlawscopeError: An export failed, or an engine recognises another product than the model. No file is
             written then.
     """
-    artefact = model if isinstance(model, ModelMapping) else model_files.read_fitted(model)
+    mapping = model if isinstance(model, ModelMapping) else model_files.read_fitted(model)
     path = files.check_writable(out, ARCHIVE_SUFFIX)
     precisions = {}
-    for name in artefact.products:
-        is_meant = only is None or name == only
-        precisions[name] = precision if is_meant else "fp32"
+    for name in mapping.products:
+        has_precision = only is None or name == only
+        precisions[name] = precision if has_precision else "fp32"
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
     certificates = {}
@@ -78,10 +78,10 @@ def export_router(
     networks = dict[str, NetworkFile]()
     products = {}
     recognition = None
-    if artefact.recognition is not None:
-        recognition = _export_recognition(artefact.recognition, threads)
+    if mapping.recognition is not None:
+        recognition = _export_recognition(mapping.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        for number, (name, product) in enumerate(artefact.products.items()):
+        for number, (name, product) in enumerate(mapping.products.items()):
             exported_path = Path(folder) / f"{number}{EXPORTED_SUFFIX}"
             product_pictures = pictures.get(name, ())
             try:
@@ -99,7 +99,7 @@ def export_router(
                 raise type(error)(f"{name}: {error}") from error
             networks[name] = NetworkFile.open(exported_path)
             products[name] = onnx_file.read(exported_path)
-        model_files.write(replace(artefact, products=products, recognition=recognition), path, networks)
+        model_files.write(replace(mapping, products=products, recognition=recognition), path, networks)
     return certificates
 
 
@@ -115,7 +115,7 @@ def _export_recognition(recognition: DescriptorModel, threads: int | None) -> De
     graph = onnx_graph.trace_module(network, example, ["descriptors"]).SerializeToString()
     images = [unpack_images(packed) for packed in recognition.samples.values()]
     rng = np.random.default_rng(0)
-    images.append(rng.random((1, 3, *network.size), np.float32))  # for models without samples
+    images.append(rng.random((1, 3, *network.size), np.float32))  # noise, for models without samples
     images += [add_defect(product_images[:1], rng) for product_images in images]
     describe_by_torch = Describing(network)
     recogniser = Recogniser(recognition.known)

@@ -82,7 +82,7 @@ class Texts:
         """Return the text of a finding's reason (`findings.Reason`)."""
 
         def value_text(value: Value) -> str:
-            if value is None:  # a kind that is not known
+            if value is None:  # the kind of the region is not known
                 return self("common.region")
             return self.number(value, 4) if isinstance(value, float) else str(value)
 

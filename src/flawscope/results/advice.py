@@ -92,13 +92,13 @@ def advice(
     steps = _steps_to_see_better(lies, marks, pictures, network)
     misses = f"{missed} of {pluralize(defects, 'defect')} are missed"
     if missed >= max(1, MIN_MISSED * defects):
-        is_for_one_picture = bool(sole) and hidden >= missed / 2
-        if is_for_one_picture:
+        is_due_to_one_picture = bool(sole) and hidden >= missed / 2
+        if is_due_to_one_picture:
             step = f"look whether {sole} is good, else fit without it"
             steps.append(Advice(step, f"{misses}, {hidden} for one picture"))
         elif looser is not None:
             steps.append(looser)
-        can_search_help = SEARCH in remedies and not is_for_one_picture
+        can_search_help = SEARCH in remedies and not is_due_to_one_picture
         if can_search_help and (is_reduced(pictures, network) or lies_elsewhere()):
             steps.append(Advice(SEARCH, misses))
     are_many_missed = missed >= max(1, MANY_MISSED * defects)
@@ -194,7 +194,7 @@ def looser_rate(
         found_defects, false_alarms = count_called(rate)
         return found_defects / defect_count - false_alarms / good_count
 
-    # no p-value is so low: at this rate, only those pictures are anomalous that are called so now
+    # no p-value is 0, so at rate 0 the count is of the pictures that the model calls anomalous now
     present_rate = 0.0
     best_rate = max(sorted(rates), key=worth, default=None)
     if best_rate is None or worth(best_rate) - worth(present_rate) < MIN_WORTH:
@@ -210,14 +210,14 @@ def looser_rate(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Return whether the size is the default one, and most pictures lose pixels by it.
+    """Return whether `network` is the default size, and most pictures lose pixels when scaled to it.
 
-    A larger size then shows more, and a search tries it. A loss of a few percent does not count: it comes
-    from rounding the sides to the network's step.
+    If so, a search tries larger sizes, which show more. A loss of a few percent does not count: it comes from
+    rounding the sides to the network's step.
     """
     if network is None or not pictures or network != default_network(pictures):
         return False
-    shares = [pixels_left(1, size, network) for size in pictures]  # what is left of one pixel
+    shares = [pixels_left(1, size, network) for size in pictures]  # what is left of a length of one pixel
     return statistics.median_low(shares) < REDUCED
 
 

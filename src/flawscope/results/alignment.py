@@ -110,6 +110,7 @@ class Alignment:
             if pose.found:
                 poses_by_path[path] = Poses([PartPose.from_pose(pose, reference, size_by_path[path])])
             else:
+                # None: the p-value is not known
                 poses_by_path[path] = Poses([], part_not_found(None).words)
         return cls(reference, poses_by_path, root)
 
@@ -207,7 +208,7 @@ class Alignment:
         grey_image = self.reference.part_image()
         reference_image = np.repeat(grey_image[..., None], 3, axis=2)  # three equal channels
         yield reference_image, "reference", self.reference.describe()
-        # with a problem, the error is infinite
+        # poses with a problem have an infinite error
         farthest_first = sorted(self.poses.items(), key=lambda item: -item[1].error)
         for path, poses in farthest_first[:MAX_PICTURES]:
             small = Image.fromarray(displayed(path))

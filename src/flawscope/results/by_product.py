@@ -32,10 +32,10 @@ class ProductCounts(MismatchDetector):
         return self.pictures_by_product[Prediction.NO_PRODUCT_NAME]
 
     def lines(self) -> str:
-        """Return the counts of all products as one text for a person, without line breaks."""
+        """Return "PRODUCT ANOMALOUS of PICTURES" for all products, as one text without line breaks."""
         texts = []
         for name, count in sorted(self.pictures_by_product.items()):
-            if name == Prediction.NO_PRODUCT_NAME:
+            if name == Prediction.NO_PRODUCT_NAME:  # pictures without a product are all anomalous
                 texts.append(f"{name} {count}")
             else:
                 texts.append(f"{name} {self.anomalous_by_product[name]} of {count}")

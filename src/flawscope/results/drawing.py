@@ -65,6 +65,7 @@ def colour_table() -> Pixels:
     """Return the colour map [256, 3] uint8, dark to bright in equal steps of CIE lightness."""
     anchors = np.asarray(_ANCHORS, dtype=np.float64)
     anchor_positions = np.arange(len(anchors))
+    # first a fine map between the anchors, then 256 of its colours at equal steps of lightness
     positions = np.linspace(0, len(anchors) - 1, 4096)
     colours = np.stack([np.interp(positions, anchor_positions, channel) for channel in anchors.T], axis=1)
     colour_lightness = lightness(colours)  # rises throughout
@@ -101,12 +102,12 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
     height, width = picture.shape[:2]
     shares_of_scale = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = np.float32(opacity) * _opacity_curve(shares_of_scale)
-    # by colour index: the weight of the photo, and the weighted colour of the map
+    # for each index of the colour table, the weight of the photo, and the weighted colour of the map
     photo_weights = (1 - alpha)[:, None]
     weighted_colours = colour_table() * alpha[:, None] + np.float32(0.5)  # 0.5: uint8 cuts decimals off
     out = np.empty_like(picture, order="C")
     block_height = max(1, (1 << 18) // max(1, width))
-    # in blocks of rows: a float copy of a whole photo of 100 megapixels would take 1.2 GB
+    # the rows are blended in blocks: a float copy of a photo of 100 megapixels would take 1.2 GB
     for start in range(0, height, block_height):
         block = slice(start, start + block_height)
         indices = _colour_indices(values[block], low, high)
@@ -123,6 +124,7 @@ def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
         return x * x * (3 - 2 * x)
 
+    # the opacity rises to 1 in the middle of the scale, and falls to `_PEAK_OPACITY` at its end
     rise = smooth_step((share - np.float32(_TRANSPARENT_SHARE)) / np.float32(0.5 - _TRANSPARENT_SHARE))
     fall = smooth_step(2 * share - 1)
     return rise * (1 - np.float32(1 - _PEAK_OPACITY) * fall)
@@ -179,7 +181,8 @@ def contour(
     rim_pixels &= ~line_pixels
     line_pixels &= ~inside
     # At the picture's border there is no room outside: there the line lies on the mask.
-    near_border = []  # whether each row of the window is near the picture's border; then the same for columns
+    # for each row of the window, whether it is near the picture's border; then the same for each column
+    near_border = []
     for length, span in zip(size, window, strict=True):
         indices = np.arange(length)
         border_distances = np.minimum(indices, length - 1 - indices)
@@ -216,7 +219,7 @@ class Square(NamedTuple):
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
     """Return a copy of the picture [H, W, 3] with squares and their texts.
 
-    A dot marks the first corner. It shows how the part is turned, and whether it is mirrored.
+    A dot at the first corner shows how the part is turned, and whether the part is mirrored.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
@@ -230,7 +233,7 @@ def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
         x, y = points[0]
         radius = 3 * width + 1
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=TEXT, width=width)
-    for corners, text, colour in squares:  # texts last: above all lines
+    for corners, text, colour in squares:  # texts come last, above all lines
         if not text:
             continue
         padded_text = f" {text} "
@@ -346,6 +349,7 @@ def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     from scipy import ndimage
 
     rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]
+    # 0.92 is the cosine of 23°, 0.39 its sine
     board_x = columns * 0.92 - rows * 0.39
     board_y = columns * 0.39 + rows * 0.92
     drawn = np.asarray((np.floor(board_x / length) + np.floor(board_y / length)) % 2 == 0)

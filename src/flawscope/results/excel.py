@@ -132,9 +132,9 @@ class Workbook:
 
         for name, columns in self._columns.items():
             last_column = get_column_letter(len(columns))
-            last_row = self._row_counts[name] + 1  # with the heading
+            last_row = self._row_counts[name] + 1  # + 1: the heading
             self._book[name].auto_filter.ref = f"A1:{last_column}{last_row}"
-        # in memory first: an archive whose file cannot be written would raise errors again when Python ends
+        # save in memory first: an archive whose file cannot be written raises errors again when Python ends
         archive = io.BytesIO()
         self._book.save(archive)
         file.write(archive.getbuffer())

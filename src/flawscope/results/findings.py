@@ -99,7 +99,7 @@ class Decision(NamedTuple):
     def after(self, findings: Sequence[Finding]) -> Decision:
         """Return the decision after these findings: anomalous if one of them decides, else as before.
 
-        The p-value is then the smallest of the decision's and the deciding findings'.
+        If one decides, the p-value is the smallest of the decision's own and those of the deciding findings.
         """
         deciding = [finding for finding in findings if finding.decides]
         if not deciding:
@@ -139,7 +139,7 @@ def wrong_count(words: str, p_value: float | None) -> Finding:
 
     Args:
         words: Words on the difference.
-        p_value: Share of good pictures in which a number is wrong; None: it is not known.
+        p_value: Share of good pictures with a wrong number of parts or objects; None: it is not known.
     """
     return Finding(COUNT_WRONG, words, p_value, decides=True)
 
@@ -168,7 +168,7 @@ def other_form(words: str, decides: bool) -> Finding:
 def view_exchanged(view: str, shown: str) -> Finding:
     """Return the finding that a picture shows another view than the one it is named for.
 
-    It makes the picture anomalous, since the view was not inspected.
+    The finding makes the picture anomalous, since the view was not inspected.
 
     Args:
         view: View that the picture's name says.
@@ -197,7 +197,7 @@ def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Fi
 
     Args:
         within: Whether the picture is within tolerance.
-        reasons: Why it is.
+        reasons: Reasons why it is within or beyond.
         rules: Name of the rules.
     """
     code = WITHIN_TOLERANCE if within else BEYOND_TOLERANCE

@@ -60,7 +60,7 @@ class RenderedPrediction(NamedTuple):
 
         Raises:
             InputError: The picture cannot be read again.
-            MemoryError: It is too large.
+            MemoryError: The picture is too large.
         """
         picture = displayed(source)
         factor = MAX_SIDE / max(picture.shape[:2])
@@ -161,8 +161,8 @@ class PictureWriter:
         """Return the name of a picture's results; choose it at the first call.
 
         No other picture gets the same name, nor one that differs only in case. The name has no suffix, unless
-        pictures differ only by theirs, such as a.png and a.jpg. If the inputs are not known, the suffix is
-        left off only if it is .png.
+        pictures differ only by their suffixes, such as a.png and a.jpg. If the inputs are not known, the
+        suffix is left off only if it is .png.
         """
         chosen_name = self.names.get(path)
         if chosen_name is not None:
@@ -198,7 +198,7 @@ class PictureWriter:
 def _folded(name: str) -> str:
     """Return a name without the differences that some file systems ignore.
 
-    These are case, and the Unicode form of letters with accents.
+    Such differences are case, and the Unicode form of letters with accents.
     """
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -216,8 +216,8 @@ def _shorten(name: str) -> str:
 def common_folder(paths: Sequence[Path]) -> Path | None:
     """Return the deepest folder that has all pictures in it, except those in the working folder.
 
-    It is the `root` for `PictureWriter`. The result is None if the pictures have only the root of a drive in
-    common, or all lie in the working folder.
+    The folder is the `root` for `PictureWriter`. The result is None if the pictures have only the root of a
+    drive in common, or all lie in the working folder.
     """
     working_folder = _absolute(Path())
     outer_folders = set()
@@ -226,7 +226,7 @@ def common_folder(paths: Sequence[Path]) -> Path | None:
             outer_folders.add(path.parent)
     try:
         common = Path(os.path.commonpath(outer_folders))
-    except ValueError:  # there are none, or they lie on several drives
+    except ValueError:  # there are no outer folders, or they lie on several drives
         return None
     return None if common == Path(common.anchor) else common
 

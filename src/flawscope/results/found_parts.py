@@ -66,15 +66,15 @@ class FoundParts:
         The result is empty if all is right.
 
         Args:
-            p_value: Share of good pictures in which a number is wrong; None: it is not known.
+            p_value: Share of good pictures with a wrong number of parts or objects; None: it is not known.
         """
         if self.wrong:
             return (wrong_count(self.wrong, p_value),)
-        numbers = [str(part.part_index) for part in self.parts if part.is_anomalous]
-        if not numbers:
+        part_numbers = [str(part.part_index) for part in self.parts if part.is_anomalous]
+        if not part_numbers:
             return ()
-        more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
-        words = f"part {', '.join(numbers[:MAX_NAMED])}{more} of {len(self.parts)}"
+        more = f" and {len(part_numbers) - MAX_NAMED} more" if len(part_numbers) > MAX_NAMED else ""
+        words = f"part {', '.join(part_numbers[:MAX_NAMED])}{more} of {len(self.parts)}"
         return (anomalous_parts(words),)
 
     def squares(self) -> list[drawing.Square]:
@@ -143,7 +143,7 @@ class PartSearch:
         return (part_not_found(self.p_value),) if self.found is False else ()
 
     def to_dict(self) -> Json:
-        """Return the entries of a prediction's document; empty: the model searches for no parts."""
+        """Return the entries for a prediction's document; {} if the model searches for no parts."""
         if not self.searched:
             return {}
         facts: Json = {"part_found": self.found, "part_p_value": self.p_value}

@@ -31,7 +31,7 @@ JPEG_QUALITY = 80  # of such a picture, 0..100
 def environment(text_of: Callable[[str], str]) -> Environment:
     """Return Jinja's environment: it escapes texts, and raises an error for unknown names.
 
-    Its filter `code` shows text between backticks as code.
+    The environment's filter `code` shows text between backticks as code.
 
     Args:
         text_of: Returns the text of the template with the given name.

@@ -301,6 +301,7 @@ def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
     # begin at a corner where marked pixels touch diagonally
     ends_by_beginning: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
+        # whether the neighbour of each pixel in the direction (dy, dx) is marked
         has_marked_neighbour = np.roll(padded, (-dy, -dx), axis=(0, 1))
         for y, x in np.argwhere(padded & ~has_marked_neighbour) - 1:  # - 1: without the padding
             beginning = (int(x) + x0, int(y) + y0)

@@ -105,7 +105,7 @@ class PartPrediction:
         return Prediction.NO_PRODUCT_NAME if is_of_joint_model else ""
 
     def line(self) -> str:
-        """Return the line on the part for a person."""
+        """Return the decision on the part, its severity and p-value, and remarks, as a line for people."""
         missing = f"  (missing: {', '.join(self.missing)})" if self.missing else ""
         near = f"  ({NEAR_WORDS})" if self.near else ""
         product = f"  ({self.product_name})" if self.product_name else ""

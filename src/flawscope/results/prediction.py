@@ -285,8 +285,8 @@ class Prediction:
     def doubted_pixels(self) -> tuple[Pixels, ...]:
         """Rows and columns of the pixels, in and around each region of the map, that may be defective.
 
-        They are the connected pixels above `ScoreLevels.doubted` that hold the region. Several regions may
-        share them.
+        For each region, these are the connected pixels above `ScoreLevels.doubted` that hold the region.
+        Several regions may share such pixels.
         """
         labels, places = connected_parts(self.map > self.levels.doubted)
         region_labels = [labels[rows[0], columns[0]] for rows, columns in self.region_pixels]
@@ -294,21 +294,21 @@ class Prediction:
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
-        """The mask's 8-connected parts, largest peak first. They do not depend on `is_anomalous`."""
+        """The mask's 8-connected parts, largest peak first; good pictures may have some, too."""
         regions = []
         geometry = self.geometry
         scale_y, scale_x = geometry.scale
         has_bounds = geometry.mm_per_pixel is not None and bool(self._peaks)
         bounds = self._bound_region_sizes() if has_bounds else None
-        for number, (peak, (rows, columns)) in enumerate(self._peaks):
+        for index, (peak, (rows, columns)) in enumerate(self._peaks):
             map_y = float(rows.mean()) + 0.5  # + 0.5: pixel i reaches from i to i + 1
             map_x = float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((map_x, map_y, map_x, map_y))
             facts = measure_region(rows, columns, geometry)
             if self.region_kinds:
-                facts |= self.region_kinds[number]._asdict()
+                facts |= self.region_kinds[index]._asdict()
             if bounds is not None:
-                facts |= bounds[number]
+                facts |= bounds[index]
             box = geometry.box_around(rows, columns)
             area = float(len(rows) / (scale_y * scale_x))
             regions.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))
@@ -316,7 +316,7 @@ class Prediction:
 
     def _bound_region_sizes(self) -> list[Json]:
         """Return `bound_sizes` of each of `regions`; pixels that several regions share are measured once."""
-        bounds_by_place: dict[int, Json] = {}  # by the identity of the array of rows, which regions share
+        bounds_by_place: dict[int, Json] = {}  # `id` of an array of rows, which regions may share -> bounds
         for rows, columns in self.doubted_pixels:
             if id(rows) not in bounds_by_place:
                 bounds_by_place[id(rows)] = bound_sizes(rows, columns, self.geometry, self.size_bounds)
@@ -532,7 +532,7 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
 def _panels(prediction: Prediction) -> list[NDArray[np.uint8]]:
     """Return the picture and its overlay [H, W, 3].
 
-    If the picture cannot be read, the list has only the heat map; if there is no map either, it is empty.
+    If the picture cannot be read, the list has only the heat map, or nothing if there is no map either.
     """
     if prediction.path is not None:
         try:
@@ -635,7 +635,7 @@ class MismatchDetector:
                 f"whole ({describe_shifts(far_shifts)}), {self.anomalous} of {self.count} are anomalous: "
                 f"{remedy}"
             )
-        is_expected = self.false_alarm_rate > MAJORITY  # even of good pictures most would be anomalous
+        is_expected = self.false_alarm_rate > MAJORITY  # most good pictures would be anomalous, too
         if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or is_expected:
             return ""
         return self._too_many_warning()

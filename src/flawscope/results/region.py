@@ -143,7 +143,7 @@ def bound_sizes(
 ) -> Json:
     """Return the largest sizes that a defect may have, as the entries `..._at_most` of `Region`.
 
-    They are empty if the length of the picture's pixels is not known.
+    The result is empty if the length of the picture's pixels is not known.
 
     Args:
         rows: [N], rows of all map pixels that may belong to the defect.

@@ -71,7 +71,7 @@ class WriteErrors:
     def __init__(self, say: Say):
         self.say = say
         self.counts = Counter[str]()
-        self._reported_errors: dict[str, set[str]] = {}  # by the kind of files
+        self._reported_errors: dict[str, set[str]] = {}  # kind of files -> texts of errors
         self._has_reported_full_disk = False
 
     @contextmanager
@@ -197,6 +197,7 @@ class ResultsFolder:
         """Keep a prediction, and drop the least severe while the maps take more than `MAX_MAP_BYTES`."""
         self._prediction_count += 1
         own_map = prediction.map.copy()  # the map is a view, which keeps the maps of a whole batch in memory
+        # the negative count: of equally severe predictions, the latest is dropped first
         entry = prediction.severity, -self._prediction_count, replace(prediction, map=own_map)
         heappush(self._severest, entry)
         self._map_bytes += own_map.nbytes

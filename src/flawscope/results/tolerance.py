@@ -65,7 +65,7 @@ class Measured(NamedTuple):
 
         Args:
             kind: Kind of the region.
-            relation: The largest possible size is "≤" or ">" the limit.
+            relation: "≤" or ">": how the largest possible size compares with the limit.
         """
         return {
             "code": f"{self.limit}_at_most",
@@ -132,7 +132,7 @@ class Rule:
             yield Measured(limit, most, size, bound)
 
     def _contains(self, box: tuple[float, float, float, float]) -> bool:
-        """Return whether the zone holds a box x0, y0, x1, y1 without touching its edge."""
+        """Return whether a box (x0, y0, x1, y1) lies in the zone and does not touch the zone's edge."""
         x0, y0, x1, y1 = box
         if self.zone is None:
             return True
@@ -186,12 +186,12 @@ class Tolerances:
         """
         try:
             content = path.read_bytes()
-            data = load_yaml(decode_text(content))
+            document = load_yaml(decode_text(content))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; name a file of tolerances") from None
         except ValueError as error:
             raise InputError(f"{path} is not YAML: {error}; mend it") from None
-        return cls._parse(data, content, path)
+        return cls._parse(document, content, path)
 
     @classmethod
     def _parse(cls, document: object, content: bytes, path: Path) -> Tolerances:
@@ -267,7 +267,7 @@ class Tolerances:
             )
         if not regions:
             return Verdict.beyond("nothing_marked")
-        picture_mask = np.broadcast_to(True, picture_size)
+        picture_mask = np.broadcast_to(True, picture_size)  # all True: the mask is the whole picture
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
@@ -353,7 +353,7 @@ def _judge_parts(prediction: Prediction, numbers: Array, tolerances: Tolerances)
         parts = prediction.found_parts.parts
         all_numbers = [part.part_index for part in parts]
         anomalous_numbers = [part.part_index for part in parts if part.is_anomalous]
-    # by the parts' numbers; `numbers` has the part of each pixel
+    # number of a part -> its regions
     regions_by_part = _regions_by_part(prediction, numbers, all_numbers)
     if regions_by_part is None:
         return Verdict.beyond("at_edge")
@@ -382,7 +382,7 @@ def _regions_by_part(
     inside_by_part = {number: without_edge(numbers == number) for number in parts}
     for doubted_pixels, region in zip(prediction.doubted_pixels, prediction.regions, strict=True):
         rows, columns = doubted_pixels
-        number = int(numbers[rows[0], columns[0]])  # of any pixel: all must have the same
+        number = int(numbers[rows[0], columns[0]])  # any pixel will do: all must have the same number
         if number not in regions_by_part or not inside_by_part[number][doubted_pixels].all():
             return None
         regions_by_part[number].append(region)
@@ -533,7 +533,7 @@ def _check_keys(data: object, valid_keys: Sequence[str], place: str) -> Json:
 
     Args:
         data: Parsed YAML.
-        valid_keys: Keys that it may have.
+        valid_keys: Keys that the mapping may have.
         place: Where the data is from, for errors.
 
     Raises:

@@ -182,7 +182,7 @@ class _ArchiveWriter:
         return f"{number}-{file}" if file.lower() in used_names else file
 
     def add_recognition(self, model: DescriptorModel) -> Json:
-        """Add the network, and a file of the products' arrays, each under its product's number."""
+        """Add the network, and a file of the products' arrays, each under "NUMBER OF THE PRODUCT.NAME"."""
         arrays: Tensors = {}
         for number, (name, product) in enumerate(model.known.items()):
             arrays |= {f"{number}.{key}": values for key, values in product.arrays().items()}
@@ -220,7 +220,7 @@ def read(path: Path) -> StoredModel:
         InputError: The file is missing, damaged or no model; one line names the fault.
     """
     if not is_router(path):
-        return StoredModel(ModelMapping.of(read_one(path)), {"": path})
+        return StoredModel(ModelMapping.of(read_one(path)), {"": path})  # "": the name of a single product
     with _opened(path) as (document, store):
         products = {name: store.read_model(row) for name, row in _rows(document).items()}
         views = parse_views(document)
@@ -340,7 +340,7 @@ class _Archive:
         return onnx_file.read(self.place(row))
 
     def read_recognition(self, about: Facts) -> DescriptorModel:
-        """Read the network, and the file of the products' arrays, each under its product's number."""
+        """Read the network, and the file of the products' arrays, each under "NUMBER OF THE PRODUCT.NAME"."""
         with np.load(io.BytesIO(self._archive.read(DESCRIPTORS)), allow_pickle=False) as stored:
             arrays: Tensors = {key: stored[key] for key in stored.files}
         known = {}
@@ -366,7 +366,7 @@ class _Archive:
         self._file.seek(info.header_offset)
         header = self._file.read(LOCAL_HEADER.size)
         signature, name_length, extra_length = LOCAL_HEADER.unpack(header)
-        if signature != b"PK\x03\x04":
+        if signature != b"PK\x03\x04":  # the mark of a file in a .zip
             raise ValueError
         start = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
         return Member(os.fspath(self._path), info.filename, start, info.file_size)
@@ -393,7 +393,7 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield store.document, store
         except InputError as error:
             text = str(error)
-            if text.startswith("cannot"):  # an error that names the file
+            if text.startswith("cannot"):  # such an error names the file already
                 raise error from None
             raise files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):

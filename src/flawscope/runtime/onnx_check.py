@@ -96,47 +96,48 @@ def check(data: Buffer) -> None:
 
 def _check_node(data: Buffer, begin: int, end: int) -> None:
     """Raise ValueError where a node has an operator or an attribute that is not allowed."""
-    parts = list(_allowed_fields(data, begin, end, _NODE_FIELDS, "a node"))
-    operator = _read_text(data, parts, OP_TYPE)
-    domain = _read_text(data, parts, DOMAIN)
+    fields = list(_allowed_fields(data, begin, end, _NODE_FIELDS, "a node"))
+    operator = _read_text(data, fields, OP_TYPE)
+    domain = _read_text(data, fields, DOMAIN)
     if operator not in OPERATORS.get(domain, ()):
         full_name = f"{domain} {operator}".strip()
         raise ValueError(f"its network has an operator that is not allowed, {full_name!r:.80}")
-    for number, start, stop in parts:
-        if number == ATTRIBUTE:
+    for field_number, start, stop in fields:
+        if field_number == ATTRIBUTE:
             _check_attribute(data, start, stop)
 
 
 def _check_attribute(data: Buffer, begin: int, end: int) -> None:
     """Raise ValueError if an attribute asks for a forbidden type of data, or has a number beyond 32 bits."""
-    parts = list(_allowed_fields(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
-    name = _read_text(data, parts, NAME)
+    fields = list(_allowed_fields(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
+    name = _read_text(data, fields, NAME)
     is_data_type = name in ("to", "dtype", "output_dtype")
-    for number, start, stop in parts:
-        if number == TENSOR:
+    for field_number, start, stop in fields:
+        if field_number == TENSOR:
             _check_tensor(data, start, stop)
             continue
         is_forbidden_type = False
-        if number == NUMBER and is_data_type:
+        if field_number == NUMBER and is_data_type:
+            # 0: the type is left open
             is_forbidden_type = _read_integer(data, start, stop) not in {0, *_DATA_TYPES}
         if is_forbidden_type or name == "value_string":
             raise ValueError("its network makes text, or another type of data that is not allowed")
-        is_setting = number in (NUMBER, NUMBERS) and not name.startswith("value_")
+        is_setting = field_number in (NUMBER, NUMBERS) and not name.startswith("value_")
         if is_setting and _exceeds_32_bits(data, start, stop):
-            # OpenVINO reads only the lower 32 bits: a stride of 2^32 becomes 0, and dividing by it ends the
-            # process
+            # OpenVINO reads only the lower 32 bits: a stride of 2^32 becomes 0, and the division by it ends
+            # the process
             raise ValueError(f"its network has settings beyond all measure, {name!r:.80}")
 
 
 def _check_tensor(data: Buffer, begin: int, end: int) -> None:
     """Raise ValueError where a tensor lies in another file, or has a type that is not allowed."""
-    for number, start, stop in _allowed_fields(data, begin, end, _TENSOR_FIELDS, "a tensor"):
-        lies_elsewhere = number == EXTERNAL_DATA
-        if number == DATA_LOCATION:
+    for field_number, start, stop in _allowed_fields(data, begin, end, _TENSOR_FIELDS, "a tensor"):
+        lies_elsewhere = field_number == EXTERNAL_DATA
+        if field_number == DATA_LOCATION:
             lies_elsewhere = _read_integer(data, start, stop) != 0  # 0: in this file
         if lies_elsewhere:  # the other file could be any file on the disk
             raise ValueError("its weights lie in other files")
-        if number == DATA_TYPE and _read_integer(data, start, stop) not in _DATA_TYPES:
+        if field_number == DATA_TYPE and _read_integer(data, start, stop) not in _DATA_TYPES:
             raise ValueError("its network has tensors of text, or of another type that is not allowed")
 
 
@@ -186,12 +187,15 @@ def _exceeds_32_bits(data: Buffer, begin: int, end: int) -> bool:
 
 
 def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yield the fields of a message (`Field`); raise ValueError if the data are no message.
+    """Yield each field of a message: its number, where it begins, where its content begins, where it ends.
 
     Args:
         data: Bytes that contain the message.
         begin: Where the message begins in `data`.
         end: Where the message ends in `data`; None: at the end of `data`.
+
+    Raises:
+        ValueError: The data are no message.
     """
     end = len(data) if end is None else end
     for _ in range(MAX_FIELDS):

@@ -153,7 +153,7 @@ class NetworkFile:
             self.write_to(file, artefact)
 
     def write_to(self, file: IO[bytes], artefact: Artefact) -> None:
-        """Write the network with another manifest to `file`; raise InputError if its own file has changed."""
+        """Write the network with another manifest to `file`; raise InputError if the old file has changed."""
         with _memory_map(self.path) as data:
             if sha256_hex(without_metadata(data)) != self.digest:
                 raise files.unusable_file_error(
@@ -207,7 +207,7 @@ def _build_entries(artefact: Artefact, network_digest: str) -> dict[str, str]:
     manifest = artefact.manifest
     sample_entries = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
     has_samples = bool(sample_entries & tensor_texts.keys())
-    if not has_samples:  # a self-test would have no pictures
+    if not has_samples:  # a self-test is impossible: its other data are left out, too
         manifest = replace(manifest, samples=())
         tensor_texts.pop(f"{METADATA_KEY}.sample_maps", None)
     manifest_text = json.dumps(manifest.to_dict(), allow_nan=False)
@@ -338,7 +338,7 @@ def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _encode_field(number: int, content: bytes) -> bytes:
-    """Encode a field with a length: a tag, the length in groups of seven bits, lowest first, the content."""
+    """Encode a field: its tag, its length in groups of seven bits (lowest first), and its content."""
     remaining = len(content)
     length = b""
     while remaining > 127:

@@ -35,10 +35,10 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Keep OpenVINO's packages, if they are imported in this block, from sending data.
+    """Keep OpenVINO's packages that are imported in this block from sending data.
 
     Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
-    folder. It uses the package openvino_telemetry for this, and works without that package. In this block,
+    folder. The import uses the package openvino_telemetry for this, and works without it. In this block,
     openvino_telemetry looks as if it were not installed.
     """
     name = "openvino_telemetry"
@@ -70,10 +70,10 @@ def import_openvino() -> ModuleType:
 def shared_core() -> openvino.Core:
     """Return OpenVINO's `Core`: a single object for the life of the process.
 
-    There must not be a second one. Each `Core` loads a CPU plugin that replaces this thread's stack for
-    signal handlers, and restores the former stack when it is unloaded. Of two plugins, the second restores
-    the stack of the first, even if this stack was freed before because the first was unloaded earlier. The
-    next signal, such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
+    There must not be a second `Core`. Each one loads a CPU plugin that replaces this thread's stack for
+    signal handlers, and restores the former stack when it is unloaded. If the first of two plugins is
+    unloaded first, its stack is freed, and later the second plugin restores that freed stack. The next
+    signal, such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
 
     The core has run once before it is returned. If several threads ran it for the first time at once, they
     could deadlock: one thread holds Python's lock while it waits for the binding's first import of numpy, and
@@ -153,21 +153,21 @@ class OpenVino(Engine):
             thread_count = threads or default_thread_count()
             lanes = 2 * thread_count if thread_count > 1 else 1
         parts = [model]
-        if hint == "bf16" and len(results) > 1:  # as in the export, only the features are in bf16
+        if hint == "bf16" and len(results) > 1:  # only the features are computed in bf16, as in the export
             parts = _split_network(model)
 
         def compile_parts(**further_options: str | int | bool) -> Compute:
             """Compile the network's parts; all but the first compute in fp32."""
             compiled: list[openvino.CompiledModel] = []
-            for number, part in enumerate(parts):
+            for index, part in enumerate(parts):
                 part_options = options | further_options
-                if number > 0:
+                if index > 0:
                     part_options["INFERENCE_PRECISION_HINT"] = "f32"
                 compiled.append(core.compile_model(part, device_name, part_options))
             return partial(_run_parts, compiled, results)
 
-        # One stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream. With one
-        # lane, `run_alone` uses the network on all threads.
+        # `lanes // 2` is the number of threads. With one stream per thread, each call of `run_alone` runs on
+        # one thread. If there is only one lane, `run_alone` uses `run`, and this is not compiled.
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}
         compile_alone = partial(compile_parts, **streams)
         if residual_model is None:
@@ -182,7 +182,7 @@ class OpenVino(Engine):
 
 
 def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Return the part of a network that computes `RESIDUALS`, None if it has none, and all the rest."""
+    """Return two parts of a network: what computes `RESIDUALS`, None if nothing does, and the rest."""
     ov = import_openvino()
     residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not residuals:
@@ -241,7 +241,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
 
 def _find_features(model: openvino.Model) -> openvino.Output:
     """Return the output that contains the features; raise InputError unless there is exactly one."""
-    # without results, which repeat the names of the outputs that they return
+    # results are left out: they repeat the names of the outputs that they return
     operations = [operation for operation in model.get_ops() if operation.get_type_name() != "Result"]
     outputs = [output for operation in operations for output in operation.outputs()]
     features = [output for output in outputs if "features" in output.names]

@@ -149,8 +149,8 @@ class Engine(ABC):
         Args:
             network: Path of an .onnx file, or its bytes.
             what: Name of the network for errors, such as `model part.onnx`.
-            results: Names that the network's results must have, in this order. It may have `RESIDUALS` in
-                addition.
+            results: Names that the network's results must have, in this order. The network may have
+                `RESIDUALS` in addition.
             device: Name of a device of this engine; auto: the CPU.
             threads: Number of threads that compute one picture; None: as many as there are cores.
             precision: The precision that the model was calibrated in: fp32, int8 or bf16.

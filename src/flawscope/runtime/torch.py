@@ -92,13 +92,14 @@ class TorchSession:
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the differences `[B, C, h, w]` float32 between images `[B, 3, H, W]` and good images."""
-        with workers(self.device) as map_in_threads:  # on a CPU by one thread; other calls use the others
-            [cells] = map_in_threads(self.model.residuals, [torch.from_numpy(images).to(self.device)])
-        return np.asarray(cells.float().cpu().numpy())
+        with workers(self.device) as map_in_threads:  # on a CPU, this takes one thread
+            [differences] = map_in_threads(self.model.residuals, [torch.from_numpy(images).to(self.device)])
+        return np.asarray(differences.float().cpu().numpy())
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
         """Return a `run` of the model as it would be without the training pictures of a unit."""
-        if self._leave_out is None or self._leave_out[0] is not artefact:  # made for another artefact
+        # a `LeaveOut` is made for each artefact, and kept until another artefact comes
+        if self._leave_out is None or self._leave_out[0] is not artefact:
             learnt = learnt_units(artefact.manifest.pictures).values()
             self._leave_out = artefact, LeaveOut(self.model, learnt, _network_tensors(artefact))
         _, leave_out = self._leave_out
@@ -120,7 +121,8 @@ def _network_tensors(artefact: Artefact) -> dict[str, Tensor]:
 
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
     """Let sessions share the memory of parameters that come from the same array in their artefacts."""
-    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}  # by identity of the array, and type
+    # `id` of an array, and type of the parameter -> the first parameter that comes from the array
+    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}
     for session, artefact in zip(sessions, artefacts, strict=True):
         for name, parameter in session.model.state_dict(keep_vars=True).items():
             source = artefact.tensors.get(name)
@@ -141,7 +143,7 @@ class Describing:
         """Return descriptors `[B, D]` of images `[B, 3, H, W]`, both float32."""
         device = self._network.roi.device
         batch = torch.from_numpy(images)
-        # With a single thread, this call runs where it is, as other threads run other pictures
+        # If torch has a single thread, the caller's thread computes: other threads run other pictures
         if device.type == "cpu" and torch.get_num_threads() > 1:
             with workers(device) as map_in_threads:
                 [descriptors] = map_in_threads(self._network, [batch])

@@ -84,7 +84,7 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
 def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
     """Fit and evaluate a model, write the cell's document, and return it.
 
-    If an earlier try fitted the model, its file is used. The work folder is removed at the end.
+    If an earlier try wrote the model file, that file is used. The work folder is removed at the end.
 
     Args:
         cell: The cell.
@@ -109,7 +109,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     if not is_fitted:
         new_facts = _fit_model(cell, dataset, model, threads, step, say)
         write_json(fit_file, new_facts)
-    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))  # of this try or an earlier one
+    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))  # facts of this try or an earlier one
     start = time.perf_counter()
     predictor = load(model, device=cell.shared["device"], threads=threads)
     assert isinstance(predictor, Predictor)
@@ -147,7 +147,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
             with open(model, "rb") as source, atomic_write(store.model_path(cell)) as target:
                 shutil.copyfileobj(source, target)
     finally:
-        write_json(store.cell_path(cell), document)  # the last file: with it the cell counts as done
+        write_json(store.cell_path(cell), document)  # written last: now the cell counts as done
     shutil.rmtree(work, ignore_errors=True)
     return document
 
@@ -196,7 +196,7 @@ def _fit_model(
     except CheckpointError as error:
         if not is_resumed:
             raise
-        # for example a checkpoint of another version, which nothing else would remove
+        # nothing else would remove the checkpoint, for example one of another version
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
         is_resumed = False
@@ -290,7 +290,7 @@ class CellStore:
     def read_cell(self, cell: Cell) -> Json | None:
         """Read the document of a finished cell.
 
-        None where the cell is not done, or where the document is of another version or of other settings.
+        The result is None if the cell is not done, or the document is of another version or other settings.
         """
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell_path(cell).read_text(encoding="utf-8"))

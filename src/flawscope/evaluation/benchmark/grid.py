@@ -193,7 +193,7 @@ def plan_grid(
 def _shared_values(arguments: Mapping[str, object]) -> Json:
     """Return the values of all shared options by name: those of `arguments`, else the defaults.
 
-    The light is converted to a number.
+    The light is the share by which the light of pictures is changed; it is converted to a number.
 
     Raises:
         TypeError: An argument is not a shared option.
@@ -260,7 +260,7 @@ def _cells(
         settings: Settings by method and category.
         shared: Values of the shared options. `minutes` is left out for methods that do not learn in steps.
     """
-    digests: dict[str, str] = {}  # of files and folders, by path
+    digests: dict[str, str] = {}  # path of a file or folder -> its digest
     data_digests = {}
     for category, dataset in datasets.items():
         data_digests[category] = _dataset_digest(dataset, digests)
@@ -378,7 +378,8 @@ def _cell_settings(
 ) -> CellSettings:
     """Return the settings of a method for a category, and the defects to learn from.
 
-    They come from the preset, the file, the options and --set; the later ones override the earlier ones.
+    The settings come from the preset, the file, the options and `--set`, of which each overrides the ones
+    before it.
 
     Args:
         method: The method.
@@ -468,7 +469,7 @@ def _digest(value: object) -> str:
 def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
     """Return the digest of a category: its pictures and masks, and the files that decide split or metrics.
 
-    It does not depend on where the folder lies.
+    The digest does not depend on where the folder lies.
 
     Args:
         dataset: The category.
@@ -481,7 +482,7 @@ def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
     table = realiad_table(root)
     if table is not None:
         paths.append(table)
-    with ThreadPoolExecutor(4) as pool:  # while a thread hashes, others run
+    with ThreadPoolExecutor(4) as pool:  # hashing releases Python's lock
         file_digests = list(pool.map(lambda path: _file_digest(path, digests), paths))
     names = (Path(os.path.relpath(path, root)).as_posix() for path in paths)
     return _digest(sorted(zip(names, file_digests, strict=True)))
@@ -528,7 +529,7 @@ def _path_identity(value: object, digests: dict[str, str]) -> object:
 def _folder_digest(path: Path, digests: dict[str, str]) -> str:
     """Return the digest of the files in a folder.
 
-    If there are more than `MAX_HASHED_FILES`, it is the digest of their names and sizes only.
+    If there are more than `MAX_HASHED_FILES`, the digest is of the files' names and sizes only.
     """
     files = list(walk_files(path))
     is_small = len(files) <= MAX_HASHED_FILES

@@ -192,7 +192,7 @@ def _cell_remarks(cell: Cell, document: Json, metric: str) -> list[str]:
 def _format_value(value: Aggregate, unit: str = "") -> str:
     """Return mean and deviation as a text, such as "0.9876 ± 0.0012 (2 of 3 seeds)".
 
-    The part in brackets is there only if some values are missing; `unit`, such as " seeds", ends it.
+    The part in brackets is there only if some values are missing; `unit`, such as " seeds", is its end.
     """
     if value.mean is None:
         return ""
@@ -229,7 +229,7 @@ def _format_published(source: Source, metric: str, group: Group) -> str:
 def _light_section(results: Results) -> str:
     """Return the table of false alarms and defects found in each light; empty without such results."""
     rows = []
-    light_names = dict[str, None]()  # in order, each once
+    light_names = dict[str, None]()  # the keys are an ordered set of names
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
         tables = []  # one for each seed, with a row for each light
         for document in results.documents(method, category):
@@ -280,8 +280,8 @@ def _mean_costs(documents: Sequence[Json]) -> list[str]:
     def mean_text(name: str, show: Callable[[float], str]) -> str:
         """Return the mean of the cost `name`, formatted by `show`; empty where no cell has it."""
         values = [cost[name] for cost in costs]
-        numbers = [value for value in values if value is not None]
-        return show(statistics.fmean(numbers)) if numbers else ""
+        known_values = [value for value in values if value is not None]
+        return show(statistics.fmean(known_values)) if known_values else ""
 
     peak = statistics.fmean(document["peak_memory"] / GIB for document in documents)
     return [
@@ -334,7 +334,7 @@ def _settings_section(results: Results) -> str:
     """Return the section with each method's settings; if they differ by category, with the categories."""
     lines = []
     for method in results.grid.methods:
-        # categories that have the same settings, by the settings in words; in order, each category once
+        # settings in words -> the categories with these settings, in order, as the keys of a dict
         categories_of_text: dict[str, dict[str, None]] = {}
         for category in results.grid.rows:
             for document in results.documents(method, category):
@@ -354,7 +354,8 @@ def _changed_settings(method: str, settings: Facts) -> str:
     Seed and steps are left out: the tables have columns for them.
     """
     default = registry.method(base_method(method)).config()
-    defaults = json.loads(json.dumps(asdict(default)))  # as in a document: JSON has lists in place of tuples
+    # `settings` come from JSON, which has lists in place of tuples
+    defaults = json.loads(json.dumps(asdict(default)))
     changes = []
     for key, value in settings.items():
         if key not in ("seed", "steps") and value != defaults.get(key):
@@ -410,11 +411,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: i
             to the right.
     """
     columns = []
-    for number, title in enumerate(header):
-        texts = [title, *(row[number] for row in rows)]
+    for column_index, title in enumerate(header):
+        texts = [title, *(row[column_index] for row in rows)]
         cells = [text.replace("|", "\\|") for text in texts]
         width = max(3, *(len(cell) for cell in cells))  # Markdown needs three dashes
-        if number < text_columns:
+        if column_index < text_columns:
             padded = [cell.ljust(width) for cell in cells]
             rule = "-" * width
         else:

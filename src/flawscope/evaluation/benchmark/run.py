@@ -53,7 +53,7 @@ def run_grid(
             store.remove_work_folder(cell)
     on_update(report.results())
     waiting = [cell for cell in grid.cells if cell.name not in report.done]
-    running: dict[str, Cell] = {}  # by label
+    running: dict[str, Cell] = {}  # label -> cell
     try:
         while waiting or running:
             while waiting and len(running) < pool.most:
@@ -151,7 +151,7 @@ def _cell_line(cell: Cell, results: Results) -> str:
 def _time_left(unfinished: Sequence[Cell], results: Results, timed: Sequence[Cell], jobs: int) -> str:
     """Return a text with the time that the unfinished cells may take.
 
-    Empty if every cell has ended, or if an unfinished cell's method has not been timed in this run.
+    The text is empty if every cell has ended, or if `timed` lacks the method of an unfinished cell.
 
     Args:
         unfinished: Cells that have not ended.
@@ -182,7 +182,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
     if device not in ("auto", "cpu") or may_find_gpu:
         return 1, "they share a graphics card"
     memory = system_memory()
-    available_bytes = GIB  # where the system does not say it
+    available_bytes = GIB  # a guess for systems that do not say how much memory is free
     if memory is not None:
         _, available_bytes = memory
     by_threads = threads // FIT_THREADS
@@ -262,7 +262,7 @@ class Processes:
         self.step = step
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self.environment = {**os.environ, **dict.fromkeys(variables, str(threads))}
-        self.waiters = ThreadPoolExecutor(max_started)  # one for each process
+        self.waiters = ThreadPoolExecutor(max_started)  # a thread for each process waits for its end
         self.running: dict[Future[object], str] = {}  # label of each call
         self.processes: list[Popen[bytes]] = []
         self.stopped = False
@@ -300,7 +300,7 @@ class Processes:
         try:
             with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
                 self.processes.append(process)
-                if self.stopped:  # before this process was in the list
+                if self.stopped:  # `stop` ran before this process was in the list
                     process.kill()
                 assert process.stdin
                 assert process.stdout
@@ -322,7 +322,7 @@ def child_main() -> None:
     """Run a call in a child process: read it from stdin, write its progress and its result to stdout."""
     function, arguments = pickle.load(sys.stdin.buffer)
     to_parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
-    os.dup2(2, 1)  # libraries that print to stdout write to stderr
+    os.dup2(2, 1)  # what libraries print to stdout goes to stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def send(message: object, is_result: bool = False) -> None:

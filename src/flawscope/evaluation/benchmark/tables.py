@@ -78,8 +78,8 @@ class Group:
 def category_groups(rows: Sequence[str]) -> list[Group]:
     """Return the groups of categories that are averaged.
 
-    Of MVTec AD: the textures if `rows` has any, the objects if it has any, and all categories if it has both.
-    Of other data sets: each data set of which `rows` has all categories. The remaining categories are one
+    MVTec AD gives the textures if `rows` has any, the objects if it has any, and all categories if it has
+    both. Each other data set is a group if `rows` has all its categories. The remaining categories are one
     group.
     """
     row_set = set(rows)
@@ -276,7 +276,7 @@ class Results:
 
         A missing category has the same rows, without figures.
         """
-        metrics = dict.fromkeys(METRICS)  # in order, each once
+        metrics = dict.fromkeys(METRICS)  # the keys are an ordered set of names
         for document in self.done.values():
             metrics |= dict.fromkeys(document["evaluation"]["metrics"])
         file = io.StringIO()
@@ -324,7 +324,7 @@ def read_costs(document: Json) -> dict[str, float | None]:
 def methods_and_seeds(grid: Grid) -> str:
     """Return methods and seeds as a text, such as `patchcore, prnet; seeds 0, 1`.
 
-    If the methods have different seeds: `patchcore (seeds 0, 1), prnet (seed 0)`.
+    If the methods have different seeds, the text is such as `patchcore (seeds 0, 1), prnet (seed 0)`.
     """
 
     def seed_text(method: str) -> str:
@@ -341,7 +341,8 @@ def published_average(source: Source, metric: str, group: Group) -> tuple[Figure
     """Return the average of a source over a group, and the number of categories that it covers.
 
     The average that the source prints for a complete data set is returned as printed. Other averages are
-    computed from the source's cells, and have no mark. None where the source has no cell of the group.
+    computed from the source's cells, and have no mark. The result is None if the source has no cell of the
+    group.
     """
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)

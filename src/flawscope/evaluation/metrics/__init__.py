@@ -51,7 +51,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
-    # `count_normal` takes regions, as for pixels: all anomalous pictures are one region of one piece
+    # `count_normal` expects regions of pixels: the anomalous pictures are passed as one region of one piece
     anomalous_scores = values[truth]
     piece_count = 1 if anomalous_scores.size else 0  # a piece must not be empty
     piece_starts = np.zeros(piece_count, np.int64)
@@ -63,7 +63,8 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the area under the ROC curve: the chance that an anomalous score beats a normal score.
 
-    A tie counts half. Exact (Mann-Whitney U over the number of pairs); NaN where only one class is present.
+    A tie counts half. The area is exact (Mann-Whitney U over the number of pairs), and NaN if only one class
+    is present.
 
     Args:
         labels: [N] bool or 0/1, 1 = anomalous.

@@ -42,7 +42,7 @@ def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
     """Return `flags` as [N] bool.
 
     Raises:
-        InputError: They have another shape, or values other than False, True, 0 and 1.
+        InputError: The flags have another shape, or values other than False, True, 0 and 1.
     """
     array = np.asarray(flags)
     if array.ndim != 1:
@@ -62,7 +62,7 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
     """Return `scores` as [N] float64.
 
     Raises:
-        InputError: Their number differs from that of the labels, or a score is complex or NaN.
+        InputError: There are more or fewer scores than labels, or a score is complex or NaN.
     """
     array = np.asarray(scores)
     if np.iscomplexobj(array):
@@ -115,7 +115,7 @@ def _check_map(array: ArrayLike, name: str) -> Array:
     """Return a map [H, W] of real numbers as an array.
 
     Raises:
-        InputError: It has another shape, or other values.
+        InputError: The map has another shape, or other values.
     """
     values = np.asarray(array)
     if values.ndim != 2:
@@ -234,8 +234,8 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
-    # number of the piece that each score belongs to, in the order of the sorted scores
     piece_sizes = np.diff(np.append(regions.starts, scores.size))
+    # number of the piece that each score belongs to, in the order of the sorted scores
     piece_of_score = np.repeat(np.arange(piece_sizes.size, dtype=np.uint32), piece_sizes)[order]
     del order  # frees 8 bytes for each score
     below = np.zeros(scores.size, np.int64)
@@ -299,7 +299,7 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
 def rank_metrics(counted: RankCounts) -> ImageMetrics:
     """Compute AUROC, AP and the best F1.
 
-    All are NaN without an anomalous or without a normal score.
+    All values are NaN if there is no anomalous or no normal score.
     """
     positives = counted.scores.size
     negatives = counted.negatives
@@ -311,24 +311,24 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
     best_threshold = math.nan
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
-        # of each distinct score: index of its first occurrence in the chunk, then the number of occurrences
+        # for each distinct score, the index of its first occurrence in the chunk, and how often it occurs
         first_indices = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
         multiplicity = np.diff(np.append(first_indices, scores.size))
         distinct_scores = scores[first_indices]
         below = counted.below[start + first_indices]
         up_to = counted.up_to[start + first_indices]
-        # normal scores below count twice, equal ones once
+        # `below + up_to` counts lower normal scores twice, equal ones once
         twice_u += int(((below + up_to) * multiplicity).sum())
         # true positives of the threshold "score >= distinct score"
         hits = positives - (start + first_indices)
         # scores equal to the first of this chunk may stand in an earlier chunk
         hits[0] = positives - int(np.searchsorted(counted.scores, distinct_scores[0], side="left"))
         flagged = hits + (negatives - below)
-        # AP = sum over thresholds of (recall step) x precision; recall steps only at anomalous scores
+        # AP = sum over thresholds of (rise of recall) x precision; recall rises only at anomalous scores
         precision_sums.append(float((multiplicity * (hits / flagged)).sum()))
         # F1 = 2 TP / (flagged + positives) is best at an anomalous score, too
         f1 = 2 * hits / (flagged + positives)
-        # of thresholds with the same F1, the highest: `argmax` finds the first, and so searches from the end
+        # the highest of the thresholds with the best F1: `argmax` finds the first one from the end
         last_best = f1.size - 1 - int(np.argmax(f1[::-1]))
         if f1[last_best] >= best_f1:  # the thresholds of later chunks are at least as high
             best_f1 = float(f1[last_best])
@@ -345,12 +345,12 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     """Return the area under the curve of the mean region overlap up to `limit`, divided by `limit`.
 
     The curve is over the false-positive rate. It has one point per distinct score, with straight lines
-    between the points. Each anomalous pixel is found on one segment of the curve: along it, the threshold
-    falls to the pixel's score, and the number of false alarms rises from `alarms_above` to `alarms_at`. If
-    the segment ends before the limit, the pixel adds `alarm_limit - (alarms_above + alarms_at) / 2` to the
-    area.
+    between the points. Each anomalous pixel is found on one segment of the curve. Along this segment, the
+    threshold falls to the pixel's score, and the number of false alarms rises from `alarms_above` to
+    `alarms_at`. If the segment ends before the limit, the pixel adds
+    `alarm_limit - (alarms_above + alarms_at) / 2` to the area.
 
-    NaN without a region or without a normal score.
+    The result is NaN if there is no region or no normal score.
 
     Args:
         counted: Anomalous scores and their counts.
@@ -361,12 +361,12 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     piece_count = regions.starts.size
     if negatives == 0 or regions.count == 0:
         return math.nan
-    alarm_limit = limit * negatives  # as a number of false alarms, seldom whole
-    # of each piece: number of pixels whose segment ends before the limit
+    alarm_limit = limit * negatives  # the limit as a number of false alarms, seldom whole
+    # for each piece, the number of pixels whose segment ends before the limit
     found_counts = np.zeros(piece_count, dtype=np.int64)
-    # of each piece: sum of alarms_above + alarms_at of these pixels
+    # for each piece, the sum of `alarms_above + alarms_at` over these pixels
     end_sums = np.zeros(piece_count, dtype=np.int64)
-    # of each piece: number of pixels whose segment crosses the limit; all of them have the same score
+    # for each piece, the number of pixels whose segment crosses the limit; all of them have the same score
     crossing_counts = np.zeros(piece_count, dtype=np.int64)
     crossing_area = 0.0  # area that each crossing pixel adds before the limit, divided by the limit
     for start in range(0, counted.scores.size, CHUNK):

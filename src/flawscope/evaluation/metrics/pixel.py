@@ -111,9 +111,10 @@ def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCou
         valid_count = mask.size if is_valid is None else int(np.count_nonzero(is_valid))
         normal_count += valid_count - int(np.count_nonzero(is_anomalous))
         if is_anomalous.any():
-            scores, picture_areas = _scores_by_region(values, mask, is_anomalous)
-            pieces += np.split(scores, np.cumsum(picture_areas)[:-1])
-            areas += picture_areas.tolist()
+            # the scores of the picture's regions, one region after the other, and the regions' areas
+            scores, region_areas = _scores_by_region(values, mask, is_anomalous)
+            pieces += np.split(scores, np.cumsum(region_areas)[:-1])
+            areas += region_areas.tolist()
     # each region is one piece, divided by its area
     regions = gather_regions(
         pieces, shares=[1.0] * len(areas), divisors=areas, count=len(areas), dtypes=dtypes
@@ -168,7 +169,7 @@ def au_spro(
     region is connected and its saturation is its area, AU-sPRO equals AU-PRO. The paper measures logical and
     structural anomalies separately, each with all good pictures, and averages the two results.
 
-    NaN without a region or without a normal pixel.
+    The areas are NaN if there is no region or no normal pixel.
 
     Args:
         maps: Maps of the pictures, as `pixel_metrics` takes them.
@@ -188,7 +189,7 @@ def au_spro(
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
     """Return the saturation of a region in pixels, from its entry in LOCO's `defects_config.json`.
 
-    It is at most the area.
+    The saturation is at most the area.
 
     Args:
         area: Pixels of the region.
@@ -218,7 +219,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
     shares: list[float] = []
     divisors: list[float] = []
     dtypes: set[np.dtype[np.generic]] = set()
-    region_count = pixel_count = 0  # pixel_count: of all pixels, normal or not
+    region_count = pixel_count = 0  # `pixel_count` counts all pixels, normal or not
     for i, values, picture_regions, is_valid in iterate_checked(maps, regions, valid, "lists of regions"):
         dtypes.add(values.dtype)
         pixel_count += values.size
@@ -232,7 +233,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
             if scores.size == 0:
                 continue
             region_count += 1
-            divisor = min(float(saturation), float(scores.size))
+            divisor = min(float(saturation), float(scores.size))  # number of scores that count
             for piece, share in _saturated_pieces(scores, divisor):
                 pieces.append(piece)
                 shares.append(share)

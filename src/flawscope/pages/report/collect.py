@@ -125,7 +125,7 @@ def compute_figures(
         intervals |= pixel_intervals(counts)
     plots = _curve_plots(is_defective, scores, is_called, counts)
     plots["scores"] = _histogram_plot(rows, calibration)
-    index_by_path = {}  # by which the cards of parts link to pictures
+    index_by_path = {}  # the cards of parts link to pictures by these indices
     if result.parts:
         index_by_path = {str(picture.prediction.path): index for index, picture in enumerate(result.pictures)}
     return Figures(
@@ -167,7 +167,7 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
 def _alignment_row(name: str, errors: Array) -> tuple[str | int, ...]:
     """Return the cells of a group of pictures: its name, and texts on the alignment.
 
-    These are the number of pictures in which a part was found, the number of the other pictures, and the
+    The texts are the number of pictures in which a part was found, the number of the other pictures, and the
     median, the 95 % quantile and the largest of the errors.
     """
     found_errors = errors[np.isfinite(errors)]
@@ -191,7 +191,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
     kind = printable(item.kind)
     truth = "defective" if item.anomalous else "good"
     result = outcome(item.anomalous, prediction.is_anomalous)
-    distance = abs(prediction.severity)  # from the score threshold
+    distance = abs(prediction.severity)  # distance from the score threshold
     facts = [
         ("Result", result),
         ("Decision", prediction.decision),
@@ -240,7 +240,7 @@ def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
         name,
         value=f"{percent(count / total)} ({count} of {total})",
         interval=range_text(*interval),
-        step=percent(1 / total),
+        step=percent(1 / total),  # one picture changes the rate by this
         note=f"{note}; exact binomial interval",
     )
 
@@ -334,7 +334,7 @@ def _curve_plots(
             called_precision = float(anomalous[called].mean())
             precision_mark = (called_recall, called_precision)
     if counts is not None:
-        # [0]: the curves have a row for each resample, and there is one, which has each picture once
+        # each curve has a row for each resample; here there is one row, of all pictures once
         fpr, recall, pro, precision = (curve[0] for curve in counts.curves()[:4])
         roc_curves.append(Curve("pixels", fpr, recall))
         # the precision lacks its value at recall 0; if no pixel is called anomalous, it counts as 1
@@ -363,7 +363,7 @@ def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
     """Return false-positive rate, recall and precision, [K] each, for K distinct scores, the largest first.
 
-    These are the values if all pictures with at least this score are called anomalous.
+    Each value holds if all pictures with at least this score are called anomalous.
     """
     order = np.argsort(-scores, kind="stable")
     # equal scores are called together: only the counts after the last of them are kept

@@ -224,7 +224,7 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
         spaced = np.geomspace(1, last_rank, MAX_POINTS).round().astype(int)
         ranks = sorted(set(spaced.tolist()))
     calibration_by_threshold: dict[float, Calibration] = {}
-    for rank in reversed(ranks):  # of equal thresholds, the one of the lowest rate stays
+    for rank in reversed(ranks):  # the lowest rate comes last, and stays where thresholds are equal
         if rank < denominator:
             changed_calibration = calibration.with_rate(rank / denominator)
             calibration_by_threshold[changed_calibration.score_threshold] = changed_calibration
@@ -257,8 +257,8 @@ def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     alarms = int((good > threshold).sum())
     missed_range = metrics.confidence_interval_rate(missed, bad.size) if bad.size else None
     alarm_range = metrics.confidence_interval_rate(alarms, good.size) if good.size else None
-    # In percent, rounded up to three decimals, so that the option never gives a lower rate. Without 1e-6,
-    # floating-point errors would round up a rate that has three decimals already.
+    # The percentage is rounded up to three decimals, so that the option never gives a lower rate. Without
+    # 1e-6, floating-point errors would round up a percentage that has three decimals already.
     rounded_percentage = np.ceil(1e5 * rate - 1e-6) / 1e3
     return {
         "rate": rate if calibration.promised else None,
@@ -282,7 +282,7 @@ def _interval_text(interval: tuple[float, float] | None) -> str:
 def step_path(shares: Sequence[float]) -> str:
     """Return the SVG path of shares 0..1 over the slider's positions.
 
-    It fills a square with sides of 100; a share of 0 is at the bottom.
+    The path fills a square with sides of 100; a share of 0 is at the bottom.
     """
     xs = np.linspace(0, 100, len(shares))
     points = [f"{x:.2f} {100 - 100 * share:.2f}" for x, share in zip(xs, shares, strict=True)]

@@ -233,8 +233,8 @@ def _run_facts(facts: Facts) -> list[tuple[str, str]]:
 def check_page(dataset: Dataset, report: CheckReport, alignment: Alignment | None = None) -> str:
     """Return the page of `data check --out`.
 
-    It shows a picture of each form in the data set, with the marked defects; the places of parts; and pairs
-    of near-duplicates.
+    The page shows a picture of each form in the data set, with the marked defects; the places of parts; and
+    pairs of near-duplicates.
 
     Args:
         dataset: The data set.

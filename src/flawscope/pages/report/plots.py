@@ -104,6 +104,7 @@ def curve_plot(
     def draw(axes: Axes) -> None:
         if chance:
             axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=":", label="chance")
+        # at most two curves, each with its colour, width and dashes
         for curve, colour, width, dashes in zip(curves, (GOOD, INK), (2, 1.3), DASHES, strict=False):
             axes.plot(curve.x, curve.y, color=colour, linewidth=width, linestyle=dashes, label=curve.name)
         if mark:
@@ -185,7 +186,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
 
 
 def _measured_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
-    """Return the rates that were measured (not None), and their rows; None: none was measured."""
+    """Return the rates that were measured (not None), and their rows; None if no rate was measured."""
     points = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
     if not points:
         return None

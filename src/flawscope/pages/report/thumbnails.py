@@ -98,11 +98,12 @@ def thumbnails(
                 step("report", len(thumbnails_in_order), len(order))
         if size <= PAGE_BYTES or side == MIN_SIDE:
             step("report", len(order), len(order))
-            by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last may be missing
+            by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last ones may be missing
             return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
         # `size` also counts the picture that did not fit any more
         counted = len(thumbnails_in_order) + 1
-        expected_size = size * len(order) / counted  # of all pictures; it grows with the square of the side
+        # size of all pictures, which grows with the square of the side
+        expected_size = size * len(order) / counted
         side = max(MIN_SIDE, int(SIZE_MARGIN * side * math.sqrt(PAGE_BYTES / expected_size)))
 
 
@@ -128,7 +129,7 @@ def picture_layers(
         InputError: The picture cannot be read (any more).
     """
     picture, _ = first_group(path)
-    if levels is None:  # as the model sees the picture
+    if levels is None:  # the model sees the full range, too
         levels = Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)
     layers, size = truth_layers(picture, masks, side, levels)
     layers |= _finding_layers(prediction, size)
@@ -143,7 +144,7 @@ def truth_layers(
     Args:
         picture: [H, W] or [H, W, C], the picture.
         masks: Masks of the picture's defects.
-        side: Side of a square of the same area, in pixels.
+        side: Side, in pixels, of a square with the area of the layers.
         levels: Levels of a picture with more than 8 bits; None: the picture's own (`to_eight_bits`).
     """
     photo = _fit_area(to_eight_bits(picture, levels), side)
@@ -191,7 +192,7 @@ def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image
     on_black = draw(np.zeros((*size, 3), np.uint8))
     on_white = draw(np.full((*size, 3), 255, np.uint8))
     keep = on_white.astype(np.int16) - on_black
-    alpha = 255 - keep.max(axis=2)  # one for all channels
+    alpha = 255 - keep.max(axis=2)  # one alpha for all channels
     colour = on_black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]  # added = alpha * colour
     rgba = np.concatenate([np.clip(np.round(colour), 0, 255), alpha[..., None]], axis=2)
     return Image.fromarray(rgba.astype(np.uint8))
@@ -217,6 +218,7 @@ def _webp_uri(image: Image.Image, quality: int | None = None) -> str:
     """Return an image as a data: URI of WebP, of a quality 0..100; None: lossless."""
     buffer = io.BytesIO()
     if quality is None:
+        # of a lossless WebP, `quality` is the effort spent on its size
         image.save(buffer, "WEBP", lossless=True, quality=50, method=3)
     else:
         image.save(buffer, "WEBP", quality=quality, alpha_quality=quality, method=3)

@@ -141,7 +141,7 @@ class ReviewServer:
         """
         match path.split("/"):
             case ["api", "done"]:
-                threading.Thread(target=self.stop).start()  # the answer is still sent
+                threading.Thread(target=self.stop).start()  # in a thread, so that the answer is still sent
                 return _json_response({})
             case ["api", "inspections", number_text, "verdict"]:
                 number = self._parse_number(number_text)

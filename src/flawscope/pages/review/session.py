@@ -395,7 +395,7 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Return whether a picture's file still holds the picture that was decided; True without a file."""
+        """Return whether a picture's file still holds the decided picture; True if there is no file."""
         copy = self.out / line.decision / line.copy
         try:
             if not picture.path.is_file():
@@ -408,7 +408,7 @@ class ReviewSession:
                 return _hash_pixels(picture.path) == decided_hash
         except OSError:
             return False
-        # without hash and copy: a picture with the same severity and score is taken for the same
+        # there is no hash and no copy: a picture with the same severity and score is taken for the same one
         return (line.severity, line.score) == _strength(picture.row)
 
     def _copy_name(self, picture: ReviewPicture) -> str:
@@ -449,7 +449,7 @@ class ReviewSession:
             is_new: Whether the decision is new, and not in the file of decisions.
 
         Raises:
-            FlawscopeError: The copy or the line cannot be written; nothing has changed.
+            FlawscopeError: The copy or the decision cannot be written; nothing has changed.
         """
         target = self._output.path(f"{decision}/{copy}")
         partial = target.with_name(f"{target.name}.part")
