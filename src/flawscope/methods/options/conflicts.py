@@ -1,4 +1,8 @@
-"""Options of a fit that do not go together. Torch-free: `fit` and the pages of a station use these rules."""
+"""Options of a fit that do not go together. Torch-free: `fit` and the pages of a station use these rules.
+
+Which options exclude each other stands with each option in `arguments`, as `apart`; `cli.fit_options` refuses
+two options of the group `exclusive`.
+"""
 
 from __future__ import annotations
 
