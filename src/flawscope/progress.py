@@ -225,7 +225,7 @@ class TerminalProgress:
             self.share_done = max(self.share_done, share)
 
     def _estimate_left(self, done: int, total: int, stage_seconds: float) -> float:
-        """Return the remaining seconds of the plan if the stage is in it, else of the stage; 0 if unknown.
+        """Return the seconds that the plan still takes, or the stage if it is not in the plan; 0: unknown.
 
         Args:
             done: Number of finished steps of the stage.

@@ -97,6 +97,7 @@ class Certificate:
     def describe(self) -> str:
         """Return a line for a person: engine, decisions, largest differences and tolerance."""
         batches = ", ".join(map(str, self.batches))
+        # `score`, `map` and `simulated` are largest differences, `mistaken` is a number of samples
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         pictures = pluralize(self.pictures, "picture")
         decided = f"{pictures} decided as by the trained model"

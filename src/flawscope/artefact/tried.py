@@ -147,9 +147,10 @@ class Trial:
             duration = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
             empty_cells = [""] * (5 if has_given else 3)  # of all columns between the name and the last
             return name, *empty_cells, f"{self.note}{duration}"
+        # pairs of a count and the number that it is of
         counts = [self.false_alarms, self.found_given, self.found]
         false_alarms, found_given, found = (f"{count} of {total}" if total else "" for count, total in counts)
-        figures = iter(self.beside(chosen))  # first of given defects, if there were any
+        figures = iter(self.beside(chosen))  # of given, then of simulated defects, without those not tried
         given_figure = f"{next(figures):.1%}" if self.given else ""
         simulated_figure = f"{next(figures):.1%}" if self.simulated else ""
         time = f"{1000 * self.seconds:.0f} ms"

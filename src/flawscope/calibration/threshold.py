@@ -582,7 +582,11 @@ class Calibration:
 
     @staticmethod
     def read_how(data: Facts) -> Json:
-        """Read the fields that `to_dict` returned, for `rows.calibrate`. InputError: they are damaged."""
+        """Read the fields that `to_dict` returned, as the arguments of `rows.calibrate`.
+
+        Raises:
+            InputError: The fields are damaged.
+        """
         try:
             return {name: convert(data[name]) for name, convert in HOW.items()}
         except (KeyError, TypeError, ValueError, OverflowError) as error:

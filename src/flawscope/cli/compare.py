@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_data(parser)
     common.add_good(parser)
-    common.add_rate(parser, "each model's own")
+    common.add_rate(parser, "each model's own")  # the default, in the words of the help
     common.add_json(parser)
     common.add_engine(parser)
     common.add_quiet(parser)

@@ -107,7 +107,7 @@ def _predict_all(
     memory_by_label = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit meets the same error, and reports it
-            memory_by_label[label] = predict(fit) or FIT_MEMORY_LIMIT
+            memory_by_label[label] = predict(fit) or FIT_MEMORY_LIMIT  # None: unknown
     return memory_by_label
 
 

@@ -273,6 +273,7 @@ def _forms(pictures: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
     items_by_form: dict[tuple[str, str], list[Item]] = {}
     for picture in pictures:
         if picture.digest:  # empty where the picture could not be read
+            # file suffix and pixel format in words, which a form calls its `pixels`
             file_format = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
             marks = describe_marks(picture.item)
             items_by_form.setdefault((file_format, marks), []).append(picture.item)

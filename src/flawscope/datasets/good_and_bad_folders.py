@@ -35,6 +35,7 @@ class FolderTree:
         self._subfolders: dict[tuple[str, ...], set[str]] = {}  # names of the subfolders, by folder
         for parts in self.counts:
             for depth, name in enumerate(parts):
+                # parts[:depth] is the folder that has the subfolder `name`
                 self._subfolders.setdefault(parts[:depth], set()).add(name)
         self.meaning_of: dict[tuple[str, ...], Said] = {(): root_meaning}
         for parent in self._parents_from_top():

@@ -174,6 +174,7 @@ def select_categories(
         if word == ALL_CATEGORIES:
             requested |= {*categories}
         else:
+            # the categories of a group, or the category of this name
             requested |= {*CATEGORY_GROUPS.get(word, (word,))}
     names_in_order = dict.fromkeys([*MVTEC, *categories])
     position_of = {name: position for position, name in enumerate(names_in_order)}
@@ -181,6 +182,7 @@ def select_categories(
     ordered = tuple(sorted(requested, key=lambda name: position_of.get(name, last)))
     missing = tuple(name for name in ordered if name not in categories)
     if len(missing) == len(ordered):
+        # categories with names like the first word are suggested
         raise _unknown_category(root, words[0], f"none of {option} {text} is there", categories)
     return ordered, missing
 

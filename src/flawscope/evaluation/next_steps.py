@@ -64,11 +64,11 @@ def advise_blind(manifest: Manifest) -> list[Advice]:
 def _remedies(manifest: Manifest) -> list[str]:
     """Return what may help a model to see defects; it depends on the model's settings and pictures."""
     choice = Choice.from_facts(manifest.facts)
-    units = {row.unit for row in manifest.pictures if row.role == TRAIN}
+    learnt_parts = {row.unit for row in manifest.pictures if row.role == TRAIN}
     accurate_settings = registry.method(manifest.method).presets.get("accurate", {})
     has_unused_preset = any(manifest.config.get(name) != value for name, value in accurate_settings.items())
     return remedies(
-        learnt=len(units),
+        learnt=len(learnt_parts),
         pictures=known_sizes(manifest.facts),
         network=_full_picture_size(manifest.preprocess),
         accurate=has_unused_preset,

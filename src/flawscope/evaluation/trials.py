@@ -185,13 +185,13 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
     if len(classes) < 2:
         only = "defective" if True in classes else "good"
         raise InputError(f"the reference has {only} parts alone ({len(truth):,}): {ENOUGH}")
-    trial_names = _trials_by_appraiser(spelled_trials)
+    names_by_appraiser = _trials_by_appraiser(spelled_trials)
     parts = sorted(truth, key=natural_key)
-    _check_complete(by_key, trial_names, parts)
+    _check_complete(by_key, names_by_appraiser, parts)
     decisions = {}
-    for appraiser, own_trials in trial_names.items():
+    for appraiser, trial_names in names_by_appraiser.items():
         # a row for each part, a column for each trial
-        rows = [[by_key[appraiser, trial, part].defective for trial in own_trials] for part in parts]
+        rows = [[by_key[appraiser, name, part].defective for name in trial_names] for part in parts]
         decisions[appraiser] = np.array(rows)
     defective = np.array([truth[part] for part in parts])
     return Study(tuple(parts), defective, decisions)

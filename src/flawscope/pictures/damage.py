@@ -243,11 +243,14 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
         return False
     before_end = slice(max(0, end - _NEAR - 1), end - 1)  # without the last pixel, which may be there in part
     after_end = slice(end, end + _NEAR)
-    blocks = (last_row[before_end], row_above[after_end])  # pixels of the picture at both sides of the place
-    if min(len(np.unique(block)) for block in blocks) < _MIN_VALUES:
+    pieces = (
+        last_row[before_end],
+        row_above[after_end],
+    )  # pixels that are not missing, before and after `end`
+    if min(len(np.unique(piece)) for piece in pieces) < _MIN_VALUES:
         return False
     difference_of_rows = np.abs(last_row[before_end] - row_above[before_end]).mean()
-    difference_to_value = min(np.abs(block - value).mean() for block in blocks)
+    difference_to_value = min(np.abs(piece - value).mean() for piece in pieces)
     return bool(difference_of_rows < _SHARP * difference_to_value)
 
 

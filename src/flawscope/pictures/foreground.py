@@ -96,7 +96,7 @@ class PatternedGround:
         if ground_windows is None:
             return None
         mean, whitening, bank, typical_distance = ground_windows
-        no_colours = np.zeros(_BINS**3, np.float32)
+        no_colours = np.zeros(_BINS**3, np.float32)  # log-odds 0: no colour speaks for the part or the ground
         ground = cls(tone, mean, whitening, bank, typical_distance, log_odds=no_colours)
         areas = [ground._novel_area(image) for image in images]
         if not any(area.any() for area in areas):

@@ -122,8 +122,9 @@ class _Segments:
         if code in _FRAMES:
             self.kind = code
             self.frame = content
-            components = content[6::3]  # numbers: from byte 6 on, the first of three bytes for each component
-            self.missing = {component: [_ALL_BITS] * _COEFFICIENTS for component in components}
+            # from byte 6 on, each component has 3 bytes, of which the first is its number
+            component_numbers = content[6::3]
+            self.missing = {number: [_ALL_BITS] * _COEFFICIENTS for number in component_numbers}
         elif code == _HUFFMAN_TABLES:
             self.shortest |= _shortest_codes(content)
         elif code == _RESTART_INTERVAL:

@@ -545,7 +545,7 @@ def _measure_movement(frames: Floats, reference: Floats) -> Movement:
         shifts[number] = shift
     median_change = np.median(np.abs(np.diff(frames, axis=0)))
     energy = float(min((down**2).sum(), (right**2).sum()))
-    # the median of absolute differences of two frames is 1 / 1.05 of a frame's standard deviation
+    # 1.05 times the median absolute difference of two frames is the standard deviation of a frame's noise
     error = float(1.05 * median_change / np.sqrt(energy)) if energy else np.inf
     return Movement(shifts, error)
 

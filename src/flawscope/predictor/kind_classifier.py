@@ -244,20 +244,20 @@ def _confusion(
         margins: [N], second statistics of the examples (`combined_p_values`).
         error: Largest share of answers that may lack the true kind.
     """
-    count = squares.shape[1]
-    limit = max(error, 2 / len(kind_of))  # 2 / N: the smallest p-value that N - 1 examples can give
+    kind_count = squares.shape[1]
+    limit = max(error, 2 / len(kind_of))  # 2 / N: the smallest p-value of a left-out example
     # columns for the answers "several kinds" and "new kind", after the columns of the kinds
-    several_kinds = count
-    new_kind = count + 1
-    table = np.zeros((count, count + 2), np.int64)
-    for k in range(len(kind_of)):
-        other_distances = np.delete(distances, k)
-        other_margins = np.delete(margins, k)
-        p_values = combined_p_values(squares[k : k + 1], other_distances, other_margins, SHARE)
+    several_kinds = kind_count
+    new_kind = kind_count + 1
+    table = np.zeros((kind_count, kind_count + 2), np.int64)
+    for left_out in range(len(kind_of)):
+        other_distances = np.delete(distances, left_out)
+        other_margins = np.delete(margins, left_out)
+        p_values = combined_p_values(squares[left_out : left_out + 1], other_distances, other_margins, SHARE)
         likely = np.flatnonzero(p_values[0] > limit)
         if len(likely) == 1:
             answer = int(likely[0])
         else:
             answer = several_kinds if len(likely) else new_kind
-        table[kind_of[k], answer] += 1
+        table[kind_of[left_out], answer] += 1
     return tuple(tuple(row) for row in table.tolist())

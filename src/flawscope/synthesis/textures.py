@@ -44,12 +44,13 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
     across = np.cos(angle)
     y, dy, fade_y = _lattice_axis(shape[0], cells[0])
     x, dx, fade_x = _lattice_axis(shape[1], cells[1])
-    slope_y = (1 - fade_y) * dy * down[:, y] + fade_y * (dy - 1) * down[:, y + 1]  # [cells + 1, H]
-    slope_x = (1 - fade_y) * across[:, y] + fade_y * across[:, y + 1]
+    # along each column of the lattice: the noise's height, and its slope across
+    column_height = (1 - fade_y) * dy * down[:, y] + fade_y * (dy - 1) * down[:, y + 1]  # [cells + 1, H]
+    column_slope = (1 - fade_y) * across[:, y] + fade_y * across[:, y + 1]
     dx = dx[:, None]
     fade_x = fade_x[:, None]
-    left = slope_y[x] + dx * slope_x[x]  # [W, H]
-    right = slope_y[x + 1] + (dx - 1) * slope_x[x + 1]
+    left = column_height[x] + dx * column_slope[x]  # [W, H]
+    right = column_height[x + 1] + (dx - 1) * column_slope[x + 1]
     noise = (left + fade_x * (right - left)).T * np.float32(np.sqrt(2))  # unit gradients reach sqrt(1/2)
     return np.ascontiguousarray(np.clip(noise, -1, 1))
 

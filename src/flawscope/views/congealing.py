@@ -136,8 +136,8 @@ def _learn_folds(
     """Learn a reference for each of 10 folds, from the pictures of all other folds.
 
     Returns:
-        The errors of all pictures, fold by fold, by the reference learnt without the fold; and group ->
-        reference learnt without the group's fold.
+        The errors of all pictures, fold by fold, each by the reference learnt without the picture's fold; and
+        group -> reference learnt without the group's fold.
     """
     reference, poses = aligned
     ground_levels = _border_quantiles(pictures)
@@ -179,7 +179,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
     singles = _SingleReferences(chosen)
     kinds, is_sure = _poses_by_few(singles, full)
     if is_sure:
-        return Lying(kinds[0], learnt=None)
+        return Lying(kinds[0], learnt=None)  # found without aligning the parts
     for kind in kinds:
         try:
             aligned = _align_all(singles, kind)
@@ -252,14 +252,14 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Use a few pictures as the reference, and count those that find most parts without a rotation.
+    """Use each of a few pictures as the reference, and count those by which most parts are found unturned.
 
-    The count ends early after two pictures that find the parts at the same place, or after three of which
-    none finds most parts.
+    The count ends early after two references by which most parts lie at the same place, or after three of
+    which none finds most parts.
 
     Returns:
-        The number of pictures that find most parts well; and the number of those that find the parts at the
-        same place.
+        The number of references by which most parts are found well; and the number of those by which most
+        parts lie at the same place.
     """
     count = len(singles.pictures)
     valid_counts = list[int]()

@@ -64,23 +64,23 @@ class Frame:
         Args:
             view: Place of the view in the frame.
         """
-        turned = self.turned
-        if turned is None or turned.matrix is None:
+        frame_place = self.turned
+        if frame_place is None or frame_place.matrix is None:
             return view
         height, width = self.size
-        network_height, network_width = turned.size
+        network_height, network_width = frame_place.size
         view_scale_y, view_scale_x = view.scale
-        # `turned` maps from the picture to the frame at the network's size; y_factor and x_factor map from
-        # there to the view
+        # `frame_place` maps from the picture to the frame at the network's size; y_factor and x_factor map
+        # from there to the view
         network_scale_y = network_height / height
         network_scale_x = network_width / width
         y_factor = view_scale_y / network_scale_y
         x_factor = view_scale_x / network_scale_x
-        yy, yx, xy, xx = turned.matrix
-        y, x = turned.offset
-        scale = turned.scale[0] * math.sqrt(y_factor * x_factor)
+        yy, yx, xy, xx = frame_place.matrix
+        y, x = frame_place.offset
+        scale = frame_place.scale[0] * math.sqrt(y_factor * x_factor)
         return replace(
-            turned,
+            frame_place,
             size=view.size,
             scale=(scale, scale),
             offset=(y * y_factor + view.offset[0], x * x_factor + view.offset[1]),

@@ -296,7 +296,7 @@ class Geometry:
         return np.asarray(warped, np.float32)
 
     def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
-        """Return which of the picture's rows or columns the network sees, and their centres in its view.
+        """Return which of the picture's rows or columns the network sees, and their centres in its pixels.
 
         Args:
             axis: 0: rows; 1: columns.
@@ -320,7 +320,7 @@ class Geometry:
         """
         pixels, centres = self._centres(axis)
         last = self.size[axis] - 1
-        position = np.clip(centres - 0.5, 0, last)
+        position = np.clip(centres - 0.5, 0, last)  # pixel i of the view has its centre at i + 0.5
         lower = position.astype(np.intp)
         upper = np.minimum(lower + 1, last)
         upper_weights = (position - lower).astype(np.float32)

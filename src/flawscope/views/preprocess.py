@@ -276,7 +276,10 @@ class Preprocess:
     def _channel_views(
         self, channels: Channels, values: Array, counted: Mask | None, name: str
     ) -> ChannelViews:
-        """Return views of a picture's channels [H, W, N]; its part is found in the mean of all channels."""
+        """Return views of a picture's channels [H, W, N], in groups of channels.
+
+        The part's pose is found once, in the mean of all channels, and holds for all groups.
+        """
         single_group = replace(self, channels=None)  # preprocesses a group of channels like a picture
         pose = self.framing.find(lambda: self.small(values))
         group_views = []

@@ -173,8 +173,8 @@ class SeveralParts:
         """Return boxes around objects that differ from the ground, and are no parts.
 
         Args:
-            overview: The picture, the longer side `OVERVIEW_SIDE`.
-            covered: Mask of the parts' pixels, at half of the small picture's size.
+            overview: The picture, scaled to a longer side of `OVERVIEW_SIDE` pixels.
+            covered: Mask of the parts' pixels, at half the size of the picture in which the parts were found.
         """
         from scipy import ndimage
 

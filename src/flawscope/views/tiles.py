@@ -126,7 +126,7 @@ class Fusion:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.score not in ("map", "views"):
+        if self.score not in ("map", "views"):  # what gives the picture's score
             raise InputError(f"fusion by {self.score!r:.40}; choose map or views")
         with np.errstate(over="ignore"):  # maps are float32, so both must be finite in that type
             factor = np.float32(self.factor)
@@ -285,8 +285,8 @@ class TileBlender:
         region = self.region
         counted = None if region is None else region.window(0, 0, *self.grid.canvas)
         while unsure:
-            picture_map = self.tiles if counted is None else np.where(counted, self.tiles, -np.inf)
-            y, x = divmod(int(picture_map.argmax()), width)
+            blended_map = self.tiles if counted is None else np.where(counted, self.tiles, -np.inf)
+            y, x = divmod(int(blended_map.argmax()), width)
             # view 0 is the whole frame: tile t is view t + 1
             numbers = [tile + 1 for tile in self.grid.tiles_at(y, x) if tile + 1 in unsure]
             if not numbers:
@@ -294,7 +294,8 @@ class TileBlender:
             for number, exact_map in zip(numbers, sure_maps(numbers), strict=True):
                 bound_map = unsure.pop(number)
                 # The exact map may exceed its bound somewhere: each run has a memory bank of its own, and the
-                # exact one may lack patches. The minimum keeps this from adding up over many tiles.
+                # exact one may lack patches. The minimum cuts off the excess, which could add up over many
+                # tiles.
                 self._add_weighted(number, np.minimum(bound_map, exact_map) - bound_map)
 
     def _add_weighted(self, view: int, view_map: Float32) -> None:

@@ -285,7 +285,7 @@ class LabelFiles:
 
     @cached_property
     def _by_picture(self) -> dict[Path, _UsableLabels]:
-        """The usable labels of each picture that an entry means."""
+        """Usable labels by picture; pictures that no entry is about are left out."""
         by_picture: dict[Path, _UsableLabels] = {}
         candidates: dict[str, list[_Candidate]] = {}  # by source
         for entry, pictures in self._assigned:
@@ -407,7 +407,7 @@ class LabelFiles:
     def _entries(self, names: Mapping[str, object]) -> Iterator[_Entry]:
         """Yield the entries of all files; `names` holds the folded names of the pictures."""
         for path, document in self._documents:
-            # all files of a form that has one file for each picture are one source
+            # files of a form with one file for each picture are one source, all together
             source = self._name(path) if len(document.entries) > 1 else document.form
             for entry in document.entries:
                 if not entry.name or not (entry.marks or entry.about):

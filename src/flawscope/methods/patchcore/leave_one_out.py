@@ -251,9 +251,9 @@ def scores_above(
 ) -> dict[int, float]:
     """Return the scores above a limit of left-out pictures, by the pictures' numbers.
 
-    If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
-    the present banks. This score is hardly ever too low: if it is not above the limit, the exact score is not
-    needed.
+    If the score is the map's maximum, a faster score is computed first: the banks are not selected anew, but
+    the elements of the picture's group are left out of them. This score is hardly ever too low: if it is not
+    above the limit, the exact score is not needed.
 
     Args:
         limit: The limit.

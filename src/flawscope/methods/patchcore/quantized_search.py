@@ -210,8 +210,9 @@ class ByteScreen(nn.Module):
         half_norms = F.embedding(candidates, 0.5 * norms[:, None])
         half_values = half_norms - elements @ queries[:, :, None]  # |m|² / 2 - xm
         best = 2.0 * half_values.amin((1, 2))
-        # Lengths are in steps. For an element as near as the best one, |x' - 2 m'| is at most `reach`. The
-        # bounds of the other groups are at least the highest of `lowest_bounds`, which gives `next_bound`
+        # Lengths are in steps. For an element as near as the best one, |x' - 2 m'| is at most `reach`. For an
+        # element of the other groups, |x' - 2 m'|² is at least `next_bound`, because the bounds of these
+        # groups are at least the highest of `lowest_bounds`.
         distance = (best + (1.0 + 1e-6) * queries.square().sum(1)).clamp(min=0).sqrt() / self.step
         reach = distance + (1.0 + 1e-5) * (rotated - integers).square().sum(1).sqrt() + self.max_error
         next_bound = integers.square().sum(1) + 4.0 * (lowest_bounds.amax(1) + self.middle)
@@ -268,7 +269,7 @@ class ByteBound:
             integers, errors = self._quantise_points(rotated)
             block_errors[b] = errors.max()
             self.quantised[rows[b], :width] = integers.to(torch.int8)
-            # factors of the digits of a pick's term (`split_digits`)
+            # each digit of a pick's term counts `QUERY_MAX` times, the last one once (`split_digits`)
             self.quantised[rows[b], width : width + HIGH_DIGITS] = QUERY_MAX
             self.quantised[rows[b], width + HIGH_DIGITS] = 1
 

@@ -228,10 +228,10 @@ class BankWithout:
         farthest = pending_distances.topk(farthest_count).indices
         examined_patches = torch.cat([pending, farthest]).unique()
         self._is_pending[examined_patches] = False
-        freed, picks = self._select_again(self.features[examined_patches])
-        self.missing = self.missing.index_fill(0, freed, True)
-        self.added = torch.cat([self.added, picks])
-        self.distances = self._update_distances(freed, picks) * self.valid_mask
+        freed_elements, added_patches = self._select_again(self.features[examined_patches])
+        self.missing = self.missing.index_fill(0, freed_elements, True)
+        self.added = torch.cat([self.added, added_patches])
+        self.distances = self._update_distances(freed_elements, added_patches) * self.valid_mask
         return True
 
     def _select_again(self, patches: Tensor) -> tuple[Tensor, Tensor]:

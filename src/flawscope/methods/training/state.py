@@ -201,8 +201,8 @@ class Pace:
 
         Args:
             until: Time at which all must be done, on the clock `time.monotonic`.
-            after: Seconds of the work after the training, at the present speed.
-            per_step: Seconds of a step, at the present speed.
+            after: Seconds that the work after the training takes, at the present speed.
+            per_step: Seconds that a step takes, at the present speed.
             used: Seconds of training in earlier runs.
         """
         self.deadline = until
@@ -445,7 +445,8 @@ class TrainingState:
             identity: Facts that decide the result of this run.
 
         Returns:
-            The state of the checkpoint's pace (`Pace.state`); None: its run had no end at a given time.
+            The state of the checkpoint's pace (`Pace.state`); None: the checkpoint's run was to end after a
+            number of steps, not at a given time.
 
         Raises:
             CheckpointError: The checkpoint is of another run, or does not fit this version.
@@ -472,5 +473,5 @@ class TrainingState:
             if pace_state is None:
                 self.planned_steps = facts.get("planned")
                 return None
-            self.planned_steps = self.steps  # a run with an end at a given time saves its plan in `steps`
+            self.planned_steps = self.steps  # a run that ends at a given time saves its plan as `steps`
             return {key: float(pace_state[key]) for key in ("used", "left")}

@@ -110,10 +110,10 @@ def read_state_bytes(path: Path, kind: str) -> bytes:
 
 
 def _read_header(file: BinaryIO) -> Json:
-    """Read the header of a safetensors file, up to the header's end.
+    """Read the header of a safetensors file, and leave the file at the header's end.
 
     Raises:
-        ValueError, struct.error: There is no such header.
+        ValueError, struct.error: The file has no header, or one larger than `MAX_HEADER_BYTES`.
     """
     (length,) = struct.unpack("<Q", file.read(8))
     if length > model_file.MAX_HEADER_BYTES:

@@ -211,14 +211,18 @@ def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float,
     dome += 26 * np.exp(-((u + 4) ** 2 + (v + 5) ** 2) / 22)
     composite(canvas, dome[..., None] * brass, pixel_coverage(distance - np.float32(_SCREW_RADIUS), scale))
     # chamfer of the socket
-    socket = scene.hexagon(u, v, 6.0, turn)
+    socket_distance = scene.hexagon(u, v, 6.0, turn)
     composite(
-        canvas, (150 - 60 * facing_light)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
+        canvas,
+        (150 - 60 * facing_light)[..., None] * brass,
+        pixel_coverage(socket_distance - np.float32(0.9), scale),
     )
     # depth of the socket
     depth = 30 + 34 * np.maximum(-facing_light, 0) * smooth(distance / 6)
     composite(
-        canvas, depth[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)
+        canvas,
+        depth[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32),
+        pixel_coverage(socket_distance, scale),
     )
 
 

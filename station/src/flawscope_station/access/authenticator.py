@@ -146,7 +146,7 @@ class Access:
         except SignInError:
             self.throttle.cancel(normalized_name, address)
             raise
-        cookie = None
+        cookie = None  # stays None if the sign-in is wrong, or if the user was changed meanwhile
         if user is not None and is_right:
             cookie = self._start_session(user, checked_password, address)
         if cookie is not None:
@@ -295,7 +295,7 @@ class Access:
             owner = self._look_up_session(secret_hash)
         elif kind == "token":
             owner = self._look_up_token(secret_hash)
-        else:
+        else:  # `_OPEN_KEY`: the request has no credential
             owner = self._look_up_open()
         if owner is None:
             cache.pop(key, None)

@@ -242,7 +242,7 @@ class Challenge(BackgroundThread):
     ) -> NewInspection:
         """Return the inspection of a challenge part to be recorded.
 
-        It belongs to the challenge under way, or to a new one that is due.
+        The inspection belongs to the challenge under way, or to a new one that is due.
 
         Args:
             state: State of the product.
@@ -251,7 +251,7 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
         """
         lowest_resemblance, is_at_place = self._compare(state, challenge_part, part, record)
-        challenge_id = self._due_run(record.product_id, record.version_id)
+        challenge_id = self._due_run(record.product_id, record.version_id)  # None: no challenge is due
         pixel_hashes = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
@@ -601,7 +601,7 @@ class Challenge(BackgroundThread):
                 return "is kept already: show it again"
             with self.store.database.writing() as connection:
                 _insert_views(connection, challenge_part.id, views)
-            self._load(inspection.product_id)
+            self._load(inspection.product_id)  # takes the stored pictures over into the state in memory
         decision_words = "as good" if inspection.decision == GOOD else "as defective"
         return f"is kept, and was judged {decision_words}"
 

@@ -132,7 +132,7 @@ def _showing_of(row: ChallengeInspectionRow) -> ShowingRow:
         at=row.at,
         decision=decision_of(row),
         resemblance=facts["resemblance"],
-        # earlier releases recorded None if no region was stored
+        # None counts as True: earlier releases recorded it if no region was stored
         is_at_place=facts["is_at_place"] is not False,
         pixels=frozenset(pixel_hashes),
         is_copy=facts["is_copy"],
@@ -241,7 +241,7 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
         )
     challenges: list[RunFacts] = []
     for position, (number, run) in enumerate(runs):
-        version_id, _ = run.judging
+        version_id, _state_hash = run.judging
         outcome = run.outcome
         if outcome is None and position > 0:  # not the newest: a later challenge has begun
             outcome = REPLACED

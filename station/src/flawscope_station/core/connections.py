@@ -151,10 +151,10 @@ class ConnectionContext:
         views; else it is a single camera.
 
         Args:
-            name: Name of the product.
+            name: Name of the product whose part is to be inspected.
             number: Number of the camera among those of the owner; None: its only camera, or the cameras of
                 all views.
-            owner: Product, or entry of the settings, that has the cameras; None: the product.
+            owner: Name of the product or entry whose settings have the cameras; None: `name`.
 
         Raises:
             InputError: A view has no camera, or no single camera was chosen.

@@ -31,7 +31,8 @@ class Drift:
         names: Mapping[int, str],
         report: Callable[..., None],
     ):
-        self._camera_products: dict[int, str] = {}  # number -> name of each product whose camera is checked
+        # number -> name of each product whose camera is checked; `add_product` adds to it, `camera` reads it
+        self._camera_products: dict[int, str] = {}
         self.monitor = DriftMonitor(store, versions, names, report)
         self.camera = CameraChecks(self._camera_products, report)
         for product_id, product in settings.items():

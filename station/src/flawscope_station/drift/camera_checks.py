@@ -204,7 +204,8 @@ class CameraChecks:
             record: Inspection of the part.
 
         Raises:
-            FrozenError: a picture has the pixels of an earlier one, and was not just sent again.
+            FrozenError: A picture has the pixels of an earlier one, and was not just sent again. The camera
+                counts as frozen only after `FROZEN_PICTURES` such pictures in a row.
         """
         if record.product_id not in self.products or record.source == "camera":
             return record

@@ -163,18 +163,18 @@ class DriftMonitor(BackgroundThread):
     def _begin(self, product_id: int, version: int) -> ScoreTest:
         """Return a new test of a version.
 
-        The test begins after three inspections: the last one of another version, the one at which an alarm
-        was acknowledged last, and the last one before the newest `HISTORY`. A recorded alarm stays if it came
-        after the first two.
+        The test begins after the newest of three inspections: the last one of another version, the one at
+        which an alarm was acknowledged last, and the last one before the newest `HISTORY`. A recorded alarm
+        stays if it came after the first two of them.
         """
         inspection = inspections.c
-        is_of_product = on_line(product_id)
+        is_on_line = on_line(product_id)
         history_length = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
-        newest_first = select(inspection.id).where(is_of_product).order_by(inspection.id.desc())
+        newest_first = select(inspection.id).where(is_on_line).order_by(inspection.id.desc())
         with self.store.database.reading() as connection:
             last_before_history = connection.scalar(newest_first.offset(history_length).limit(1)) or 0
             is_of_other_version = (inspection.id > last_before_history) & (inspection.version_id != version)
-            last_of_other_query = select(func.max(inspection.id)).where(is_of_product, is_of_other_version)
+            last_of_other_query = select(func.max(inspection.id)).where(is_on_line, is_of_other_version)
             last_of_other_version = connection.scalar(last_of_other_query) or 0
         last_reset = max(last_of_other_version, self._last_acknowledged(product_id))
         last_left_out = max(last_reset, last_before_history)

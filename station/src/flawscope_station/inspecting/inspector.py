@@ -204,7 +204,7 @@ class Inspector:
                 f"are decoded, {self.memory.limit / 1e9:.1f} GB are allowed: make them smaller, or raise "
                 "`limits: pixels`"
             )
-        if not ticket.read(views):  # the part has failed meanwhile
+        if not ticket.read(views):  # False: the part has failed meanwhile
             return
         if byte_count:
             self._run(self._beside, ticket, partial(self._decode, byte_count=byte_count))

@@ -176,7 +176,7 @@ class ProductTolerances(BackgroundThread):
                 function_or_reason = str(error)
             cached = _CachedFunction(model, rules, function_or_reason)
             self._functions[key] = cached
-        return cached.function
+        return cached.function  # or the reason why there is none
 
     def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
         """Read a product's file if it has changed, and put its rules in force after two identical looks.

@@ -67,7 +67,7 @@ def _matches(entry: str, target: SplitResult, host: str) -> bool:
     is_pattern = entry == "*" or "*" in entry[1:]
     if is_pattern:  # `*.domain` is not a pattern: its * is removed below
         return fnmatchcase(host, entry.lower())
-    host_and_port = entry.partition("://")[2] or entry
+    host_and_port = entry.partition("://")[2] or entry  # without a scheme such as http://
     try:  # before a port is searched for: ::1 has colons and no port
         network = ipaddress.ip_network(host_and_port.strip("[]"), strict=False)
     except ValueError:  # a name, or an address with a port

@@ -152,8 +152,8 @@ class LiveProducts:
         removed_product = self.store.find_product(draft.name)
         if removed_product is None or self._versions_of(draft, removed_product.id):
             return
-        # Versions of an earlier release have no mark of their draft. Then the product counts as made from
-        # this draft if the draft was begun before the product.
+        # Versions of an earlier release are not marked with their draft. If none is marked, the product
+        # counts as made from this draft if the draft was begun before the product.
         begun = draft.state.get("at")
         page_versions = self.versions.made_as(removed_product.id, MADE_ON_PAGES)
         has_mark = any(DRAFT in version for version in page_versions)

@@ -347,8 +347,8 @@ class Delivery(BackgroundThread):
                 self._report_if_behind()
             box.advance(batch.end)
         finally:
-            # In a batch without messages, the cursor has only passed records that the sink does not want. It
-            # is then saved only if the stored cursor is old.
+            # A batch without messages only moves the cursor past records that the sink does not want. The
+            # cursor is then saved only if the stored one is old (`is_behind`).
             if batch.messages or box.is_behind:
                 box.save()
 

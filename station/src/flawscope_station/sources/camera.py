@@ -422,10 +422,10 @@ class LiveCamera:
         """Submit the next frame, for which the share has room; return whether it is submitted."""
         with self._changed:  # a newer frame may have replaced it, or another thread may have taken it
             shot = self._pending.popleft() if self._pending else None
-        answer = part = None
+        answer = part = None  # no part: refused before it was made; no answer: not submitted
         try:
             if shot is not None:
-                # None: a frame has no part's number; raises NotReadyError, but the next frame may be taken
+                # NotReadyError: not this frame, but a later one may be inspected; None: it has no part number
                 self.line.check(None)
                 self._check_single()
                 key = f"{SOURCE}:{self.number}:{shot.at}"
@@ -450,7 +450,7 @@ class LiveCamera:
             error = done.exception()
             if error is None:
                 self.state.taken += 1
-                self._report("camera_refused", None)
+                self._report("camera_refused", None)  # None: the problem is over
             else:
                 self._report_refusal(error)
             self._count_answered()
@@ -501,6 +501,7 @@ class LiveCamera:
             self._mark_away(f"it sends nothing for {timeout:g} s")
 
     def _report(self, code: str, why: str | None, *, stops: bool = False) -> None:
+        """Report a problem of this camera, as `SourceContext.show` does; `why` None: the problem is over."""
         self.line.show(code, self.number, why, stops=stops)
 
     @property

@@ -188,7 +188,7 @@ class WatchedFolder:
         now = self._clock.monotonic()
         self.is_blocked = False
         self.found = {}
-        with self._thread.call():  # a share may hang
+        with self._thread.call():  # watched, because a network share may hang
             if self._arrivals is None:
                 self._arrivals = Arrivals(self.folder, apart=self._excluded)
                 self._at_start = {*self._arrivals.at_start}
@@ -504,10 +504,10 @@ class WatchedFolder:
         self._set_aside(arrivals, path, error)
 
     def _set_aside(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
-        """Move a file that is not inspected into a folder for such files, if files are moved, and report it.
+        """Report a file that is not inspected; if files are moved, move it into a folder for such files.
 
-        A picture that a frozen camera repeats stays in its place. The caller must have recorded the event
-        before: if the store is away, the recording fails, and the file is not moved, but handled again later.
+        A picture that a frozen camera repeats stays in its place. The caller records the event before it
+        calls this method: if the store is away, the file is not moved, but handled again later.
         """
         place = path
         stamp = arrivals.stamp(path)

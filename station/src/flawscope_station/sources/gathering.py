@@ -85,6 +85,7 @@ def _longest_ns(first: SeenView, last: SeenView, seconds: float) -> float:
 def _clock_hint(group: Sequence[SeenView], later: SeenView) -> str:
     """Return a hint that a clock may be wrong, if a missing view came a little too late; else ""."""
     seconds_apart = (later.changed_ns - group[0].changed_ns) / SECOND
+    # no hint if the view is not missing, or if a wrong clock hardly explains so long a time
     if later.view in [file.view for file in group] or seconds_apart > MOST_CLOCKS_DIFFER:
         return ""
     return (

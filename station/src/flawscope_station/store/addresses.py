@@ -169,16 +169,16 @@ class Addresses:
         Returns:
             Whether the version is new, and the number of the version.
         """
-        number = self.address_id(name)
+        address_id = self.address_id(name)
         model = self.configured[name].model
         assert model is not None
-        earlier_ids = {version["id"] for version in self.versions.list_versions(number)["versions"]}
+        earlier_ids = {version["id"] for version in self.versions.list_versions(address_id)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
-            station_names = self._product_names(name, model)
-            version_id = self.versions.add_joint(number, model, station_names, origin, STATION_USER)[number]
+            names = self._product_names(name, model)
+            version_id = self.versions.add_joint(address_id, model, names, origin, STATION_USER)[address_id]
         else:
-            version_id = self.versions.add(number, model, origin, STATION_USER)
+            version_id = self.versions.add(address_id, model, origin, STATION_USER)
         return version_id not in earlier_ids, version_id
 
     def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:

@@ -57,8 +57,8 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
         until: End, microseconds since 1970.
 
     Returns:
-        Pairs of the time at which an offset ends and the offset itself, both in microseconds. The last one
-        ends at `until`, all others end on a whole hour.
+        Pairs of the time at which an offset ends and the offset itself, both in microseconds. The last
+        offset ends at `until`, all others end on a whole hour.
     """
     zone_offsets = list[tuple[int, int]]()
     first_hour = since // HOUR * HOUR
@@ -69,7 +69,7 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
         for hour_begin in range(day_begin, day_begin + DAY, HOUR):
             if offset_at(zone, hour_begin) != offset_at(zone, hour_begin + HOUR):
                 zone_offsets.append((hour_begin + HOUR, offset_at(zone, hour_begin)))
-    last_moment = max(first_hour, until - 1)  # the last microsecond before `until`
+    last_moment = max(first_hour, until - 1)  # the microsecond before `until`
     zone_offsets.append((until, offset_at(zone, last_moment)))
     return zone_offsets
 

@@ -327,6 +327,7 @@ class ModelRegistry:
             origin: Where the file came from, for a person.
         """
         with ExitStack() as stack:
+            # the station's own file is not removed while its hash is held
             digest = self._hold(stack, files.file_sha256(path))
             copy = self.files.model_folder(digest) / path.name
             if not copy.exists():
@@ -562,6 +563,7 @@ class ModelRegistry:
             number = _active_number(connection, product_id)
         if number is None:
             return None
+        # the version, and those that are activated together with it
         rows = self._same_file_rows(product_id, number)
         are_all_active = all(row.state == ACTIVE for row in rows)
         number_at_rate = self._version_at_configured_rate(product_id, number)

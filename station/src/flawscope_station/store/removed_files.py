@@ -22,7 +22,8 @@ def keep_file_keys(connection: Connection, rows: Sequence[RemovableRow]) -> None
 
     Args:
         connection: Connection of the transaction.
-        rows: Removed inspections and views; those without a key are left out.
+        rows: Removed inspections and views; those without a key are left out. A view's `id` is the number of
+            its inspection.
     """
     values = [
         {"product_id": row.product_id, "key": row.key, "picture": row.hash, "inspection_id": row.id}

@@ -451,6 +451,7 @@ class Retention:
             lock_products(connection, self._products(connection))
             removed_rows = _removable_inspections(connection, numbers)
             removed_numbers = [row.id for row in removed_rows]
+            # from here on, the rows of inspections and of their views
             removed_rows += _views_of(connection, removed_numbers)
             is_verdict_on_removed = verdicts.c.inspection_id.in_(removed_numbers)
             mask_query = select(verdicts.c.mask).where(is_verdict_on_removed)

@@ -300,7 +300,7 @@ class RemovableRow(Protocol):
     """Inspection or view that is removed.
 
     Attributes:
-        id: Number of the inspection.
+        id: Number of the inspection; of a view, that of the inspection which it belongs to.
         hash: SHA-256 of the picture.
     """
 

@@ -231,7 +231,7 @@ class StationServer(HttpServer):
         protocol_class: Any = self.config.http_protocol_class
 
         def make_connection(app_state: dict[str, object], **arguments: object) -> ClientConnection:
-            # the protocol gives each request both states: the application's, and that of its connection
+            # requests get one state, with the values of the application's and of their connection's state
             def make_protocol(connection_state: dict[str, object]) -> asyncio.Protocol:
                 all_state = app_state | connection_state
                 protocol: asyncio.Protocol = protocol_class(app_state=all_state, **arguments)

@@ -334,11 +334,14 @@ class Guard:
         origin = request.headers.get("origin")
         if site is None and origin is not None:  # a browser that does not trust the connection
             scheme = origin.partition("://")[0]
-            # a request with TLS must come from a page with TLS; one without TLS may come from any, by a proxy
-            is_secure = scheme == "https" or request.scope["scheme"] == "http"
+            # A page without TLS may not send a request with TLS. A page with TLS may send one that arrives
+            # without TLS, because a proxy may have ended the TLS.
+            is_allowed_scheme = scheme == "https" or request.scope["scheme"] == "http"
             station_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
-            is_same = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in station_origins
-            site = "same-origin" if is_same else "cross-site"
+            is_same_origin = (
+                scheme in _DEFAULT_PORTS and is_allowed_scheme and _host_and_port(origin) in station_origins
+            )
+            site = "same-origin" if is_same_origin else "cross-site"
         if site not in (None, "none", "same-origin"):
             text = "another site made the browser send this: open the page again"
             raise RefusedError(403, text, "foreign_request")

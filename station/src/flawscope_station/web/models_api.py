@@ -200,6 +200,7 @@ async def add_version(
         await save_body(request, temporary)
         who = person.name
         origin = f"sent by {who}"
+        # `addresses` adds the version, because that of a joint model is also added to its other products
         number = await asyncio.to_thread(addresses.add_version, product_name, temporary, origin, who)
         return await asyncio.to_thread(addresses.versions.version, product_id, number)
     except InputError as error:

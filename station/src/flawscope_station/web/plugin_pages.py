@@ -124,6 +124,7 @@ class StationForPage:
         """
         has_product = bool(request.query_params.get("product") or self.products())
         product = self.product(request) if has_product else None
+        # "plugin" is the page's name in the menu
         page = Page(request, "plugin", product, self.assets, self.root)
         return page.render(template, status, sections=sections, **values)
 

@@ -164,11 +164,12 @@ class Model(Detector):
         settings = cast(Config, METHOD.parse_stored(config))
         roi = stored_region(settings, tensors)
         backbone = empty_backbone(settings.backbone, settings.stages, settings.network_size, tensors)
-        # counted only to refuse 0; a scalar counts as one prototype here, and `fill` refuses it
-        counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
-        if 0 in counts:
+        # 0 rows are refused here; `numel` is 1 for a scalar, which has no rows and is refused by `fill`
+        row_counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
+        if 0 in row_counts:
             raise InputError("the model has no prototypes: fit anew")
-        model = cls(settings, backbone, roi, counts=[1] * len(counts))
+        # one prototype a scale, until the right number is known to fit
+        model = cls(settings, backbone, roi, counts=[1] * len(row_counts))
         for i, scale in enumerate(model.scales):
             prototypes = tensors[f"scales.{i}.prototypes"]
             # no memory is allocated for other shapes, which `fill` refuses
