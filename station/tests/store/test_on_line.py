@@ -104,7 +104,7 @@ def test_no_query_forgets_it():
     """A query by product asks through `on_line`, but for those that are about every inspection."""
     every = "schema records search"  # one by number, or by key, and whatever a search asks for
     # how far a sink is, what may be removed
-    every += " outbox removable retention model_registry station_identity"
+    every += " outbox removable retention model_registry clock"
     root = Path(flawscope_station.__file__).parent
     found = {
         path.stem

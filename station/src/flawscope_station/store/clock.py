@@ -79,7 +79,7 @@ class Clock:
         with self.database.reading() as connection:
             first_younger_numbers = []
             for product_id in connection.scalars(select(products.c.id)).all():
-                number = connection.scalar(first_younger.where(inspection.product_id == product_id))
+                number = connection.scalar(first_younger.where(inspections.c.product_id == product_id))
                 if number is not None:
                     first_younger_numbers.append(number)
             newest_older = select(func.max(inspection.id)).where(inspection.at <= time_limit)
