@@ -340,8 +340,8 @@ def unpack_brush(packed: bytes, size: Size) -> Mask:
     """Return a mask [H, W] from Label Studio's run lengths.
 
     Pixels that are more than half opaque are marked. The run lengths hold the bytes R, G, B, A of each pixel,
-    in a stream of bits (thi.ng/rle-pack,
-    https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack). The stream begins with:
+    in a stream of bits (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack). The stream begins
+    with:
 
     - the number of values (32 bits),
     - the size of a value in bits, less 1 (5 bits),
