@@ -309,7 +309,7 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """How far marks reach to the right and down, by source: [N, 2], a row for each of N pictures.
+        """Reach of the marks to the right and down, by source: [N, 2], a row for each of N pictures.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.
