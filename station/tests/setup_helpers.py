@@ -34,6 +34,14 @@ def small_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
     return run_job(job, step)
 
 
+def patient_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
+    """Do the job as `small_fit`, with time for simulated defects of each size on a slow machine, too."""
+    from flawscope.fitting import simulated_defects
+
+    simulated_defects.MIN_SECONDS = 20.0  # type: ignore[misc]  # of this process alone
+    return small_fit(job, step)
+
+
 def questionable_fit(job: dict[str, Any], step: Any) -> dict[str, Any]:
     """Learn nothing, at once: the facts of a model that leaves much to be asked."""
     odd = [{"name": "000.png", "score": 3.0, "reason": "high"}]

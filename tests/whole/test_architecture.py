@@ -172,8 +172,7 @@ def test_a_calibration_is_made_of_rows_at_one_place():
     changed = {
         module for module, name, given in calls_in_the_library() if name == "replace" and given & MADE_OF_ROWS
     }
-    # without some of its own; and the scores of parts, which are no rows
-    assert changed == {"calibration.threshold", "calibration.parts"}
+    assert changed == {"calibration.threshold"}  # without some of its own
 
 
 def modules_that_call(*names):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -437,7 +437,7 @@ class PartCalibration:
         """Return the calibration without a part, as if it had never been seen."""
         rows = [row for row, name in enumerate(self.parts) if name != part]
         names = tuple(self.parts[row] for row in rows)
-        return replace(self, parts=names, scores=self.scores[rows])
+        return PartCalibration(names, self.views, self.scores[rows], self.rate, self.drawn)
 
     @property
     def complete_count(self) -> int:
