@@ -537,14 +537,19 @@ class _Layout(NamedTuple):
     takes_good: bool = False
 
 
+def _split_layout(name: str, fits: Callable[[Path], bool]) -> _Layout:
+    """Return a layout with the folders of MVTec AD (`_open_split`), which `fits` tells from the others."""
+    return _Layout(name, fits, partial(_open_split, layout=name), needs_train=True, takes_good=True)
+
+
 # The first that fits is taken. A folder that has none of them is a bare folder of pictures
 _LAYOUTS = (
     _Layout("visa", is_visa, open_visa),
     _Layout("realiad", is_realiad, open_realiad),
     _Layout("review", _has_review, _open_review),
-    _Layout("mvtec2", _is_mvtec2, partial(_open_split, layout="mvtec2"), needs_train=True, takes_good=True),
-    _Layout("loco", _is_loco, partial(_open_split, layout="loco"), needs_train=True, takes_good=True),
-    _Layout("btad", _is_btad, partial(_open_split, layout="btad"), needs_train=True, takes_good=True),
-    _Layout("mvtec", _is_mvtec, partial(_open_split, layout="mvtec"), needs_train=True, takes_good=True),
+    _split_layout("mvtec2", _is_mvtec2),
+    _split_layout("loco", _is_loco),
+    _split_layout("btad", _is_btad),
+    _split_layout("mvtec", _is_mvtec),
     _Layout("folder", _has_good_folder, open_folder, takes_good=True),
 )
