@@ -122,7 +122,7 @@ class ExpectedPictures:
         if not self.sizes:
             return []
         joint_extremes = extreme_sizes([*self.sizes, *_sizes(rows)])
-        return [size for size in joint_extremes if size not in {*self.sizes}]
+        return [size for size in joint_extremes if size not in self.sizes]
 
     def scale_notes(self, rows: Iterable[Picture]) -> list[str]:
         """Return a note if adding these pictures to the record makes the length of a pixel unknown."""

@@ -35,7 +35,7 @@ def _renew_process() -> None:
 if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_renew_process)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # the disk is at fault, not the file
+_FOLDER_ERRORS = (errno.EROFS, errno.EIO)  # the disk is at fault, not the file
 # Spreadsheets compute a cell with this beginning; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # a plain number, which is harmless

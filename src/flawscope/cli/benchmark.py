@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draws",
         type=common.count_parser("draws"),
         metavar="N",
-        help="Draw the pictures of --shots N times, with the seeds 0 to N-1 (default: 3).",
+        help=f"Draw the pictures of --shots N times, with the seeds 0 to N-1 (default: {DEFAULT_DRAWS}).",
     )
     parser.add_argument(
         "--jobs",

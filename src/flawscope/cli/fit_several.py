@@ -155,9 +155,10 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
             return _unfitted_outcome(call, "accepted")
         if _is_done(call):
             return _unfitted_outcome(call, "kept, it is there already")
-        # with --resume, a fit goes on from its checkpoint if the method learns in steps; else it begins anew
-        method = registry.method(fit_one.read_fit_settings(call).method)
-        model_call = argparse.Namespace(**{**vars(call), "resume": call.resume and method.learns_in_steps})
+        resume = call.resume
+        if resume:  # a fit goes on from its checkpoint if the method learns in steps; else it begins anew
+            resume = registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
+        model_call = argparse.Namespace(**{**vars(call), "resume": resume})
         predictor = fit_one.fit_and_save(model_call, discard, step)
     except Exception as error:
         duration = format_duration(time.monotonic() - start)

@@ -7,6 +7,7 @@ lost its workers, continues with the missing shards.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -184,16 +185,11 @@ def shard_size(input_count: int, worker_count: int, batch_size: int = 1) -> int:
         batch_size: Batch size of `flawscope predict`. The shard's size is a multiple of it, so that the same
             pictures are computed together: in another batch the last digits of a score may differ.
     """
-    size_for_workers = _divide_up(input_count, SHARDS_PER_WORKER * worker_count)
-    min_size = _divide_up(input_count, max(MAX_SHARDS, worker_count))
+    size_for_workers = math.ceil(input_count / (SHARDS_PER_WORKER * worker_count))
+    min_size = math.ceil(input_count / max(MAX_SHARDS, worker_count))
     preferred_size = min(size_for_workers, SHARD_SIZE)
     size = max(preferred_size, min_size, 1)
-    return _divide_up(size, batch_size) * batch_size
-
-
-def _divide_up(dividend: int, divisor: int) -> int:
-    """Return the quotient of whole numbers, rounded up."""
-    return -(-dividend // divisor)
+    return math.ceil(size / batch_size) * batch_size
 
 
 def _worker_memory(manifest: Manifest, model_bytes: int, *, on_gpu: bool) -> int:

@@ -134,10 +134,9 @@ def _near_duplicates_in_splits(
 
     Of pictures that are the same pixel for pixel, which `exact_copies` reports, only the first is compared.
     """
-    first_by_digest: dict[str, CheckedPicture] = {}
-    for picture in readable:
-        first_by_digest.setdefault(picture.digest, picture)
-    pictures = list(first_by_digest.values())
+    # of exact copies the first, at the place of the last: earlier pictures replace later ones
+    first_by_digest = {picture.digest: picture for picture in reversed(readable)}
+    pictures = [*reversed(first_by_digest.values())]
     if all(picture.split == "train" for picture in pictures):
         return
     # only pairs with a picture outside of the test split are searched for

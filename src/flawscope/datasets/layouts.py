@@ -471,7 +471,7 @@ def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:
 def is_review(root: str | os.PathLike[str]) -> bool:
     """Whether a folder, or the folder that holds it, is one that `review` wrote."""
     folder = Path(os.path.abspath(root))
-    return (folder / REVIEW_FILE).is_file() or (folder.parent / REVIEW_FILE).is_file()
+    return _has_review(folder) or _has_review(folder.parent)
 
 
 def confirmed_good(root: Path) -> set[Path]:
@@ -494,7 +494,7 @@ def _review_folder(folder: Path) -> Path:
         InputError: `folder` holds the review's defects, which would be taken for good pictures.
     """
     parent = Path(os.path.abspath(folder)).parent
-    is_in_review = not (folder / REVIEW_FILE).is_file() and (parent / REVIEW_FILE).is_file()
+    is_in_review = not _has_review(folder) and _has_review(parent)
     if not is_in_review:
         return folder
     name = category_of(folder).casefold()

@@ -94,14 +94,14 @@ def fit_auto(
         has_model=earlier_file is not None,
     )
     choice, recipe = search.run()
-    is_fitted = earlier_file is not None and search.time.fitted == recipe.flags
-    if not is_fitted:
+    kept_file = earlier_file if search.time.fitted == recipe.flags else None
+    if kept_file is None:
         search.time.require(recipe, len(search.sources))
     for line in choice.lines():
         say(line)
-    if earlier_file is not None and is_fitted:
+    if kept_file is not None:
         say("the settings are those of the model before, which stays")
-        return _with_choice(_reopen(earlier_file, fit_options), choice, search.given)
+        return _with_choice(_reopen(kept_file, fit_options), choice, search.given)
     with search.memory.used_for(recipe.flags):
         predictor = fit(images, names=names, say=say, step=step, **{**fit_options, **recipe.options})
     return _with_choice(predictor, choice, search.given)

@@ -465,7 +465,7 @@ def number_views(
     if learnt is None:
         counts, errors = count_parts(reader.decoded, preprocess)
     else:
-        counts, errors = [*learnt.counts], [*learnt.count_errors]
+        counts, errors = learnt.counts, learnt.count_errors
     wrong = [number for number, error in enumerate(errors) if error not in ("", UNREAD)]
     # a picture without parts has one view: loading this view reports that no part is found
     return TrainingViews(reader, [max(1, part_count) for part_count in counts], sizes, seed, wrong)

@@ -303,11 +303,12 @@ class Comparison:
     @property
     def refused(self) -> list[str]:
         """Losses for which the update is refused: `KNOWN` or `SIMULATED` defects, or the `THRESHOLD`."""
+        counts = self.found
         losses = []
         for name, allowed_loss in ((KNOWN, 0), (SIMULATED, SPARE_SIMULATED)):
-            if name not in self.found:
+            if name not in counts:
                 continue
-            found_before, found_after, _ = self.found[name]
+            found_before, found_after, _ = counts[name]
             if found_after + allowed_loss < MIN_KEPT_SHARE * found_before:
                 losses.append(name)
         if self.unlike:

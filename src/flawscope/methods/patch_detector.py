@@ -241,10 +241,13 @@ class PatchDetector(Detector):
         """The backbone, and the second backbone if there is one."""
         return [self.backbone] if self.second_backbone is None else [self.backbone, self.second_backbone]
 
+    def backbone_of(self, branch: BranchSpec | PatchBranch) -> Backbone:
+        """Return the backbone that a branch uses."""
+        return self.backbones[1 if branch.second else 0]
+
     def branch(self, spec: BranchSpec) -> PatchBranch:
         """Build a branch as the settings describe it."""
-        backbone = self.backbones[1 if spec.second else 0]
-        return PatchBranch(self.config, backbone, spec, self.roi, dimensions=None)
+        return PatchBranch(self.config, self.backbone_of(spec), spec, self.roi, dimensions=None)
 
     def judge(self, patches: Tensor) -> Tensor:
         """Return values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""
@@ -260,9 +263,8 @@ class PatchDetector(Detector):
             # neighbouring branches of one size and backbone share its maps
             if maps is None or (branch.size, branch.second) != maps_source:
                 resized = branch.resize(images).contiguous(memory_format=torch.channels_last)
-                backbone = self.backbones[1 if branch.second else 0]
                 with self.reduced():
-                    maps = backbone(resized)
+                    maps = self.backbone_of(branch)(resized)
                 maps_source = (branch.size, branch.second)
             patches = branch.patches(maps)
             missing_width = self.width - patches.shape[2]

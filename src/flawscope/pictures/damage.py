@@ -537,8 +537,8 @@ def _png_fault(data: bytes) -> str:
         if len(checksum) < 4:
             break
         is_critical = not kind[0] & 0x20  # the first letter is upper case
-        expected_checksum = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")  # checksum of kind and body
-        if is_critical and checksum != expected_checksum:
+        # the checksum is that of kind and body
+        if is_critical and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             return _CHECKSUM
         if kind == b"IEND":
             return ""

@@ -50,7 +50,7 @@ ALL_COMPARED = 32  # pictures up to which each is compared with all others, also
 # In larger sets, number of pictures that a picture is compared with: the most similar by each measure, the
 # most similar mirrored, and random ones
 NOMINATED = 4
-MIRRORED = 1
+NOMINATED_MIRRORED = 1
 CHANCE = 2
 MIN_SURE = 0.9  # correlation of the structure that only two pictures have, from which on they show one part
 MIN_SURE_OF_ALIKE = 0.97  # the same where chance pairs resemble each other, such as gears in the same pose
@@ -426,7 +426,7 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     searches = (
         (by_thumbnail, by_thumbnail, NOMINATED, (AS_IS,)),
         (by_spectrum, by_spectrum, NOMINATED, (AS_IS,)),
-        (by_spectrum, by_mirrored_spectrum, MIRRORED, (MIRRORED_SIDEWAYS, MIRRORED_UPSIDE_DOWN)),
+        (by_spectrum, by_mirrored_spectrum, NOMINATED_MIRRORED, tuple(FLIPS)),
     )
     bank_numbers = np.flatnonzero(bank)
     for descriptors, other_descriptors, similar_count, versions in searches:

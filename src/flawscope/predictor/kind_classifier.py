@@ -116,9 +116,10 @@ class KindClassifier:
         p_values = combined_p_values(squares, distances, margins, self.kinds.share)
         names = self.kinds.names
         nearest_first = np.argsort(squares, axis=1, kind="stable")  # [N, K], numbers of kinds
+        error = self.kinds.effective_error
         kind_sets = []
         for kind_numbers, kind_p_values in zip(nearest_first, p_values.tolist(), strict=True):
-            likely = tuple(names[k] for k in kind_numbers if kind_p_values[k] > self.kinds.effective_error)
+            likely = tuple(names[k] for k in kind_numbers if kind_p_values[k] > error)
             kind_sets.append(KindSet(likely, dict(zip(names, kind_p_values, strict=True))))
         return kind_sets
 

@@ -77,6 +77,7 @@ def stream_predictions(
     # take the first pictures: their number decides which of the ways below is used
     first = list(islice(iterator, 1 if batch == 1 else max(2, lanes)))
     sources = chain(first, iterator)
+    thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
     if len(first) < 2:  # a single picture, or each as soon as it comes
         for source in sources:
             yield from judge([load(source)], session.run)
@@ -94,13 +95,11 @@ def stream_predictions(
         for _, judged in results:
             yield from judged
     elif tiled:  # large pictures, one after the other
-        thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
         for loaded in _prefetch(sources, load, thread_count, ahead=1, may_go_on=_is_small):
             yield from judge([loaded], session.run)
     else:  # batches of pictures
         batch_size = batch or session.batch
         ahead = batch_size * PREFETCH_BATCHES
-        thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
         loaded_pictures = _prefetch(sources, load, thread_count, ahead, may_go_on=lambda _: True)
         while loaded_batch := list(islice(loaded_pictures, batch_size)):
             yield from judge(loaded_batch, session.run)

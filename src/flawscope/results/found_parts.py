@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.errors import join_names
 from flawscope.results import drawing
 from flawscope.results.findings import Finding, anomalous_parts, part_not_found, wrong_count
 from flawscope.types import Json
@@ -73,8 +74,7 @@ class FoundParts:
         part_numbers = [str(part.part_index) for part in self.parts if part.is_anomalous]
         if not part_numbers:
             return ()
-        more = f" and {len(part_numbers) - MAX_NAMED} more" if len(part_numbers) > MAX_NAMED else ""
-        words = f"part {', '.join(part_numbers[:MAX_NAMED])}{more} of {len(self.parts)}"
+        words = f"part {join_names(part_numbers, MAX_NAMED)} of {len(self.parts)}"
         return (anomalous_parts(words),)
 
     def squares(self) -> list[drawing.Square]:

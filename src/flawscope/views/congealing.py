@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
+from flawscope.pictures.apart import NORMAL_MAD
 from flawscope.views.pose import (
     HALF_SIDE,
     MAX_ERROR,
@@ -41,7 +42,6 @@ _MIN_SPREAD = 0.015  # least spread of good parts: noise, and half a pixel's err
 _MIN_CONTRAST = 2.5  # spreads by which a pixel of the part differs from half of the ground's pixels
 _BORDER = 6  # pixels along a picture's edges, which show the ground
 _QUANTILES = 64  # quantiles of the border's pixels in all pictures
-_MAD_TO_STANDARD_DEVIATION = 1.4826  # factor from the median absolute deviation of a normal distribution
 _MIN_AREA_SHARE = 0.02  # share of all areas that differ from the ground, below which an area is left out
 _OUTLINE_WIDTH = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
@@ -399,7 +399,7 @@ class _SingleReferences:
         if ground is None:
             self._background = np.median(self._centred, axis=0)
             absolute_deviations = np.abs(self._centred - self._background)
-            deviation = _MAD_TO_STANDARD_DEVIATION * np.median(absolute_deviations, axis=0)
+            deviation = NORMAL_MAD * np.median(absolute_deviations, axis=0)
             self._spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
         else:
             self._background = np.full((SIDE, SIDE), ground)
@@ -484,7 +484,7 @@ def _average(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # places outside of all pictures
         median = np.nanmedian(stack, axis=0)
-        raw_deviation = _MAD_TO_STANDARD_DEVIATION * np.nanmedian(np.abs(stack - median), axis=0)
+        raw_deviation = NORMAL_MAD * np.nanmedian(np.abs(stack - median), axis=0)
     level = np.where(visible, median, np.median(levels))
     visible_deviation = np.where(visible, raw_deviation, 1.0)
     deviation = np.sqrt(ndimage.uniform_filter(visible_deviation**2, 3) + _MIN_SPREAD**2)

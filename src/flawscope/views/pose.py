@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.pictures.apart import NORMAL_MAD
 from flawscope.types import Array, Facts, Json
 from flawscope.views.geometry import Geometry
 
@@ -46,7 +47,6 @@ _MAX_POINTS = 2500  # points of the reference that are compared, at the best ang
 _MAX_FIRST_POINTS = 700  # points while the best angle is not known
 _FIRST_ITERATIONS = 4  # rounds of the refinement, for every angle
 _ITERATIONS = 8  # rounds of the refinement, for the best angle
-_MAD_TO_STANDARD_DEVIATION = 1.4826  # factor from the median absolute deviation of a normal distribution
 _MAX_FACTORS = {"gain": 3.0, "scale": 1.25}  # a part differs from the reference by no larger factor
 _MAX_DISTANCE = 3.0  # spreads: larger distances of a pixel are clipped
 MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken ones lie within 1.5
@@ -401,7 +401,7 @@ class PoseReference:
         for round_number in range(rounds + 1):
             # robust weights (Huber): points farther off than usual in this picture count less
             distances = np.abs(values - gain * points.levels - offset) * root_weights
-            usual_distance = 2 * _MAD_TO_STANDARD_DEVIATION * float(np.median(distances)) + 1e-6
+            usual_distance = 2 * NORMAL_MAD * float(np.median(distances)) + 1e-6
             weighted_jacobian = jacobian * (weights / np.maximum(1, distances / usual_distance))
             *change, gain, offset = _solve_damped(weighted_jacobian @ jacobian.T, weighted_jacobian @ values)
             if not 1 / _MAX_FACTORS["gain"] < gain < _MAX_FACTORS["gain"]:

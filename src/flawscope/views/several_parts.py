@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, pluralize
+from flawscope.pictures.apart import NORMAL_MAD
 from flawscope.types import Facts, Json
 from flawscope.views.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, PoseReference, blur
 
@@ -25,7 +26,6 @@ OVERVIEW_SIDE = 256  # pixels of the longer side of the picture in which the gro
 _OUTLIER_DISTANCE = 3.0  # spreads, beyond which a pixel is left out of the ground's fit
 _ITERATIONS = 8  # rounds of the ground's fit
 _FIT_STEP = 5  # every 5th pixel of the ground is fitted
-_MAD_TO_STANDARD_DEVIATION = 1.4826  # factor from the median absolute deviation of a normal distribution
 MIN_DISTANCE = 5.0  # spreads by which a pixel differs from the ground
 _MIN_SPREAD = 0.004  # least spread of the ground
 MAX_SIDE = 1024  # pixels of the longer side of the picture in which parts are found
@@ -393,4 +393,4 @@ def ground_distance(overview: Float32) -> Float32:
 
 def _robust_spread(residuals: NDArray[np.float64]) -> float:
     """Return the standard deviation of residuals, at least `_MIN_SPREAD`; outliers hardly count."""
-    return max(_MIN_SPREAD, _MAD_TO_STANDARD_DEVIATION * float(np.median(np.abs(residuals))))
+    return max(_MIN_SPREAD, NORMAL_MAD * float(np.median(np.abs(residuals))))

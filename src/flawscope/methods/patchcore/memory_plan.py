@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError, pluralize
-from flawscope.machine import peak_memory
+from flawscope.machine import GIB, peak_memory
 from flawscope.methods.detector import BATCH, GPU_BATCH
 from flawscope.methods.patchcore import coreset, quantized_search
 from flawscope.methods.patchcore.bank_selection import bank_size
@@ -23,7 +23,6 @@ from flawscope.methods.task import Task
 from flawscope.progress import Detail
 
 MIB = 2**20
-GIB = 2**30
 MAX_FEATURE_BYTES = 2 * GIB  # features in memory without the setting `memory`
 # Largest share of the features' memory for the pictures on which a streamed fit is calibrated
 KEPT_SHARE = 0.5

@@ -70,8 +70,7 @@ class Model(PatchDetector):
 
     def branch(self, spec: BranchSpec) -> BankBranch:
         """Build a branch with an empty memory bank."""
-        backbone = self.backbones[1 if spec.second else 0]
-        return BankBranch(self.config, backbone, spec, self.roi)
+        return BankBranch(self.config, self.backbone_of(spec), spec, self.roi)
 
     @property
     def picture_score(self) -> PictureScore:

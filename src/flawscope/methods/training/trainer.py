@@ -183,20 +183,19 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self.minutes = budget.minutes
         pace_state = None
         run_identity = {**identity, "minutes": budget.minutes}
-        if checkpoint is not None and budget.checkpoint and not budget.resume:
-            # Without `resume`, a run uses the checkpoint if it fits, and sets it aside if it does not
+        # Without `resume`, a run uses the checkpoint if it fits, and sets it aside if it does not
+        unrequested = None if budget.resume else budget.checkpoint
+        if checkpoint is not None and unrequested:
             _, facts = checkpoint
             difference = describe_difference(facts, run_identity)
             if difference:
                 reason = f"there is an unfinished run with {difference}"
-                set_aside_checkpoint(budget.checkpoint, reason, self.say)
+                set_aside_checkpoint(unrequested, reason, self.say)
                 checkpoint = None
         if checkpoint is not None:
             arrays, facts = checkpoint
             pace_state = self.restore(arrays, facts, run_identity)
-            hint = ""
-            if budget.checkpoint and not budget.resume:
-                hint = f" of an unfinished run; remove {budget.checkpoint} to begin anew"
+            hint = f" of an unfinished run; remove {unrequested} to begin anew" if unrequested else ""
             self.say(f"goes on after step {self.done:,} of {self._expected():,}{hint}")
         self.prepare(resumed=checkpoint is not None)
         if pace_state is not None or self.steps is None:

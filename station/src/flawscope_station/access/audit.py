@@ -14,7 +14,7 @@ from dataclasses import asdict
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from typing_extensions import TypedDict  # pydantic reads Python's own TypedDict from Python 3.12 on
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, join_names
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
 from flawscope_station.settings.shown import hash_values
 from flawscope_station.settings.station import Settings
@@ -237,8 +237,6 @@ def note_changed_settings(database: Database, settings: Settings, who: str) -> N
         keys = previous_hashes.keys() | hash_by_setting.keys()
         changed_keys = sorted(key for key in keys if previous_hashes.get(key) != hash_by_setting.get(key))
         if changed_keys:
-            text = f"settings of {settings.name} changed: {', '.join(changed_keys[:MAX_NAMED])}"
-            if len(changed_keys) > MAX_NAMED:
-                text += f" and {len(changed_keys) - MAX_NAMED} more"
+            text = f"settings of {settings.name} changed: {join_names(changed_keys, MAX_NAMED)}"
             add_event(connection, SETTINGS_CHANGED, who, text)
         connection.execute(update(stations).values(settings=json.dumps(hash_by_setting)))

@@ -413,7 +413,7 @@ class Challenge(BackgroundThread):
         compared without a hash.
         """
         tolerances = self.renderer.inspector.judge.tolerances.in_force(product_id)
-        tolerances_hash = tolerances["sha256"] if tolerances else tolerances  # none: hash the empty value
+        tolerances_hash = None if tolerances is None else tolerances["sha256"]
         part_ids = [part.id for part in state.parts.values()]
         facts = [*self.runs_by, part_ids, tolerances_hash]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import NamedTuple, TypedDict
 
 from sqlalchemy import Connection, exists, select
@@ -58,13 +57,12 @@ def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str,
     """
     query = select(challenge_views).join_from(challenge_views, challenge_parts)
     query = query.where(challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None))
-    rows: list[ChallengeViewRow] = [*connection.execute(query)]
-    rows_with_regions = [row for row in rows if row.boxes != "[]"]
-    rows_without_regions = [row for row in rows if row.boxes == "[]"]
-    rows = [
-        *sorted(rows_with_regions, key=attrgetter("view")),
-        *sorted(rows_without_regions, key=attrgetter("view")),
-    ]
+
+    def order(row: ChallengeViewRow) -> tuple[bool, str]:
+        has_no_regions = row.boxes == "[]"
+        return has_no_regions, row.view
+
+    rows: list[ChallengeViewRow] = sorted(connection.execute(query), key=order)
     views_by_part: dict[int, dict[str, ChallengeViewRow]] = {}
     for row in rows:
         views_by_part.setdefault(row.part_id, {})[row.view] = row

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flawscope import cli
 from flawscope.errors import InputError
-from flawscope_station.access.roles import ROLES
+from flawscope_station.access.roles import ROLES, SENDER
 
 if TYPE_CHECKING:
     from flawscope_station.access.authenticator import Access
@@ -432,7 +432,7 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_role(parser: argparse.ArgumentParser, roles: Sequence[str], default: str) -> None:
-    sender_help = "A sender sends pictures. " if "sender" in roles else ""
+    sender_help = "A sender sends pictures. " if SENDER in roles else ""
     parser.add_argument(
         "--role",
         choices=roles,

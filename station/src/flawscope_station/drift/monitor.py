@@ -114,7 +114,7 @@ class DriftMonitor(BackgroundThread):
         if is_test_current and product_id not in self._dirty:
             return
         self._dirty.discard(product_id)
-        if test is None or test.version != version:
+        if test is None or not is_test_current:
             test = self._begin(product_id, version)
             with self._lock:
                 self._ready.discard(product_id)

@@ -305,13 +305,11 @@ class Judge:
             (predictor,) = product.model.products.values()
             rate = predictor.calibration.expected_rate
             judged = _Judged(product, ticket.views, predictions, rate=rate)
-        tolerated_predictions: list[Prediction] = []
-        rules = None  # the rules applied to the first picture, which are recorded
+        applied = []  # for each picture its prediction, tolerated or not, and the rules
         for view, prediction in zip(judged.views, judged.predictions, strict=True):
-            tolerated, view_rules = self.tolerances.apply(judged.product, prediction, view.picture.view)
-            if not tolerated_predictions:
-                rules = view_rules
-            tolerated_predictions.append(tolerated)
+            applied.append(self.tolerances.apply(judged.product, prediction, view.picture.view))
+        tolerated_predictions = [tolerated for tolerated, _ in applied]
+        _, rules = applied[0]  # the rules applied to the first picture are recorded
         record = new_inspection(
             ticket,
             judged.views,

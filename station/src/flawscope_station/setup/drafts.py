@@ -527,9 +527,10 @@ class Checks(BackgroundThread):
 
         The key `current` says whether the pictures are unchanged since the check.
         """
-        if draft not in self._findings:
+        checked = self._findings.get(draft)  # asked once, since another thread may forget the draft
+        if checked is None:
             return None
-        version, findings = self._findings[draft]
+        version, findings = checked
         return {**findings, "current": version == draft.version}
 
     @override

@@ -72,8 +72,11 @@ class Sources(dict[str, list[Source]]):
         """
         products = self._addresses.configured
         excluded = _folders_moved_to(products.values())
-        for name, product in products.items():
-            self[name] = self._make_sources(name, product, self._addresses.address_id(name), excluded)
+        sources_by_name = {
+            name: self._make_sources(name, product, self._addresses.address_id(name), excluded)
+            for name, product in products.items()
+        }
+        self.update(sources_by_name)  # only if all could be made: `stop` stops what is here
         for source in self._all_sources():
             source.start()
 

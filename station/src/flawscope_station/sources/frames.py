@@ -182,7 +182,7 @@ def _waited_for_core() -> float:
         with open("/proc/thread-self/schedstat", "rb") as file:
             _, waited_ns, *_ = file.read().split()
             return int(waited_ns) / 1e9
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return 0.0
 
 

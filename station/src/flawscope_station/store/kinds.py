@@ -46,10 +46,8 @@ def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> Kin
         region_kinds = regions[0].get("kinds") if regions else None
         if region_kinds is not None:
             kinds_of_inspections.append(region_kinds)
-    single_counts = Counter(kinds[0] for kinds in kinds_of_inspections if len(kinds) == 1)
-    alphabetical_counts = dict(sorted(single_counts.items()))
-    # `most_common` leaves kinds with the same count in alphabetical order
-    named = dict(Counter(alphabetical_counts).most_common())
+    single_kinds = sorted(kinds[0] for kinds in kinds_of_inspections if len(kinds) == 1)
+    named = dict(Counter(single_kinds).most_common())  # kinds with the same count stay in alphabetical order
     several_count = sum(len(kinds) > 1 for kinds in kinds_of_inspections)
     new_count = sum(len(kinds) == 0 for kinds in kinds_of_inspections)  # no kind fits these
     return KindCounts(named, several_count, new_count)

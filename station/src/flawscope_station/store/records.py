@@ -750,12 +750,10 @@ def _waiting_count(connection: Connection, product_id: int) -> int:
 
 def _counts_of(inspection: NewInspection) -> dict[str, int]:
     """Return what a new inspection adds to `Store.counts`, by name."""
-    return {
-        "inspected": 1,
-        "anomalous": int(inspection.decision == ANOMALOUS),
-        "within_tolerance": int(inspection.decision == WITHIN),
-        "unanswered": int(inspection.unanswered is not None),
-    }
+    is_anomalous = inspection.decision == ANOMALOUS
+    is_within = inspection.decision == WITHIN
+    counts = (1, is_anomalous, is_within, inspection.unanswered is not None)  # in the order of `COUNTED`
+    return {name: int(count) for name, count in zip(COUNTED, counts, strict=True)}
 
 
 def add_event(

@@ -473,13 +473,10 @@ def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> d
     product_id = overview.addresses.product_id(name)
     time_now = now()
     begin = shift_begin(shifts, time_now)
-    return {
-        **overview.state(name).model_dump(),
-        "product": name,
-        "waiting": overview.store.waiting_count(product_id),
-        "counts": {"since": iso(begin), **overview.store.counts_since(product_id, begin)},
-        "at": iso(time_now),
-    }
+    counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
+    waiting = overview.store.waiting_count(product_id)
+    state = overview.state(name).model_dump()  # last, so that it is not older than the counts
+    return {**state, "product": name, "waiting": waiting, "counts": counts, "at": iso(time_now)}
 
 
 def _stream(

@@ -28,12 +28,12 @@ from flawscope.methods.training.efficientad.networks import (
     replace_last_layer,
     width_of,
 )
+from flawscope.methods.training.efficientad.presets import NONE
 from flawscope.methods.training.efficientad.record import (
     CHANNELS,
     FIRST_LAYERS,
     GENERATED,
     METHOD,
-    NONE,
     STRIDE,
     Config,
     Size,

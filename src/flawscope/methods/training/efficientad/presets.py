@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flawscope.types import Json
 
+NONE = "none"  # value of `natural`: no pictures of other things
 PAPER_STEPS = 70_000  # of the preset `paper`; A.1
 
 PRESETS: dict[str, Json] = {
     "default": {},
     # For few steps, and parts at any angle: the student begins as the teacher and forgets (decision 0017)
-    "quick": {"start": "teacher", "defects": 2, "natural": "none", "weighed": True},
+    "quick": {"start": "teacher", "defects": 2, "natural": NONE, "weighed": True},
     # A.1: one whole picture a step, no border, 70,000 steps. Give --set natural=FOLDER as well
     "paper": {
         "border": 0,

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
-from flawscope.methods.training.efficientad.presets import PRESETS
+from flawscope.methods.training.efficientad.presets import NONE, PRESETS
 
 Size = Literal["xs", "s", "m"]  # size of a PDN
 # Channels of a PDN's first layer. s and m are the paper's; xs is a PDN-S with a fifth of its operations
@@ -20,9 +20,7 @@ CHANNELS = 384  # number of a teacher's outputs
 FIRST_LAYERS = 6
 
 
-# Values of `natural` that are no folder
-GENERATED = "generated"
-NONE = "none"
+GENERATED = "generated"  # value of `natural`: generated pictures of other things
 
 
 @dataclass(frozen=True)

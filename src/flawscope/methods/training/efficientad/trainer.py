@@ -268,9 +268,8 @@ class Trainer(trainer.Trainer[Batch]):
                 teacher_outputs = teacher[shared_layers:](maps).float()
             else:
                 recoloured_outputs = teacher[shared_layers:](shared_maps[-count:]).float()
-        if batch.targets is not None:
-            targets = state.upload(batch.targets, self.device).float()
-            teacher_outputs = torch.cat([targets, recoloured_outputs])
+                targets = state.upload(batch.targets, self.device).float()
+                teacher_outputs = torch.cat([targets, recoloured_outputs])
         standardised = self.model.standardise(teacher_outputs)
         # the second half of the student's last layer gets the recoloured windows, the first half all others
         last_layer = _last_layer(student)

@@ -24,7 +24,8 @@ from flawscope.methods.detector import without_tf32
 from flawscope.methods.good_pictures import GoodPictures, to_pixels
 from flawscope.methods.training.efficientad.model import Model, mirror_border
 from flawscope.methods.training.efficientad.networks import normalise
-from flawscope.methods.training.efficientad.record import GENERATED, NONE, RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.training.efficientad.presets import NONE
+from flawscope.methods.training.efficientad.record import GENERATED, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.training.pictures import FeatureCache, PartMasks
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import list_pictures
